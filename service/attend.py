@@ -1,0 +1,212 @@
+"""Look at one package: the only place where the rules meet I/O."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from service import brakes, inbox, journal, logs, policy, worklist
+from service.brakes import Operation
+from service.database import Database, Transaction
+from service.oms import FIRST_BYTE_WITHIN_S, Oms
+from service.outcome import CommandAnswer
+from service.policy import Attempt, Case, CaseState, Note, Reading, Reason, Settings, Verdict, View
+from service.snapshot import LoggedTransition, PackageSnapshot
+from service.worklist import Claim
+
+MAX_READ_AGE_S = 5.0
+_ANSWER_MARGIN = timedelta(seconds=2)
+
+
+class _LeaseLost(Exception):
+    """The package is somebody else's by now: nothing of this transaction may be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attendant:
+    """What looking at packages needs. One for each thread: an OMS client is not shared."""
+
+    database: Database
+    oms: Oms
+    settings: Settings
+    lease: timedelta
+    jitter: Callable[[], float]
+
+    def attend(self, claimed: Claim) -> None:
+        """Reads a claimed package, decides, commands at most once, and gives the package back.
+
+        Raises `DatabaseUnavailable`; what was begun is then resolved by whoever claims the package next.
+        """
+        try:
+            self._attend(claimed)
+        except _LeaseLost:
+            logs.emit("lease.lost", package_id=claimed.case.package_id, fence=claimed.fence)
+
+    def _attend(self, claimed: Claim) -> None:
+        case = claimed.case
+        with self.database.reading() as transaction:
+            attempts = journal.attempts_of(transaction, case.package_id, case.episode)
+            now = transaction.now
+        unanswered = next((one for one in attempts if one.outcome is None and one.resolution is None), None)
+        if unanswered is not None and now < unanswered.deadline_at:
+            # Another process may still be sending this very command.
+            self._give_back(claimed, Verdict(case=case, next_look_at=unanswered.deadline_at))
+            return
+        reading = self.oms.read(case.package_id)
+        read_ended = time.monotonic()
+        log = None
+        if policy.needs_transition_log(case, attempts, reading, self.settings):
+            log = self.oms.transition_log(case.package_id)
+        attempt, verdict = self._decide(claimed, attempts, reading, log, read_ended)
+        if attempt is not None:
+            self._send(claimed, verdict.case, attempt)
+
+    def _give_back(self, claimed: Claim, verdict: Verdict) -> None:
+        with self.database.transaction() as transaction:
+            _release(transaction, claimed, verdict)
+
+    def _decide(
+        self,
+        claimed: Claim,
+        attempts: tuple[Attempt, ...],
+        reading: Reading,
+        log: tuple[LoggedTransition, ...] | None,
+        read_ended: float,
+    ) -> tuple[Attempt | None, Verdict]:
+        """One transaction: the verdict with all its traces and, if it commands, the attempt's row."""
+        package_id, attempt = claimed.case.package_id, None
+        with self.database.transaction() as transaction:
+            brake = brakes.note_answer(transaction, package_id, Operation.READ, reading)
+            view = self._view(transaction, claimed.case, attempts, reading, log)
+            verdict = policy.decide(view, reading)
+            self._record_resolution(transaction, view, verdict)
+            if verdict.command is not None:
+                shut = self._gate_is_shut(transaction, verdict.case, read_ended)
+                if shut is None:
+                    attempt, verdict = self._open_attempt(transaction, claimed, verdict)
+                else:
+                    verdict = policy.braked(replace(view, case=verdict.case), shut, verdict.notes)
+            if attempt is None:
+                _release(transaction, claimed, verdict)
+            journal.note(transaction, package_id, verdict.notes)
+        _log_look(claimed.case, verdict.case, brake)
+        return attempt, verdict
+
+    def _view(
+        self,
+        transaction: Transaction,
+        case: Case,
+        attempts: tuple[Attempt, ...],
+        reading: Reading,
+        log: tuple[LoggedTransition, ...] | None,
+    ) -> View:
+        settings = self.settings
+        view = View(
+            case=case,
+            settings=settings,
+            now=transaction.now,
+            jitter=self.jitter(),
+            attempts=attempts,
+            log=log,
+        )
+        state = reading.state if isinstance(reading, PackageSnapshot) else None
+        if state is None or policy.is_packed(state, settings):
+            return view
+        sent_at, package_id = journal.last_send(attempts), case.package_id
+        return replace(
+            view,
+            shipped_values=settings.shipped_statuses or journal.shipped_values_learned(transaction),
+            shipped_event=sent_at is not None
+            and inbox.signed_event(transaction, package_id, "package.status.shipped", sent_at),
+            cancelled_event=inbox.signed_event(transaction, package_id, "package.status.cancelled"),
+        )
+
+    def _record_resolution(self, transaction: Transaction, view: View, verdict: Verdict) -> None:
+        attempt = view.open_attempt
+        if attempt is not None and (verdict.resolution is not None or verdict.read_back):
+            journal.record_read_back(transaction, attempt, verdict.resolution)
+        if verdict.learned is not None and not self.settings.shipped_statuses:
+            journal.learn_shipped(transaction, view.case.package_id, verdict.learned)
+
+    # The command gate: the last thing before a send. Lease and fence are checked by `worklist.renew`.
+
+    def _gate_is_shut(self, transaction: Transaction, case: Case, read_ended: float) -> str | None:
+        """Why no command may be sent now, or None."""
+        if not self.settings.live:
+            return "MODE is not live"
+        if case.command_not_before is not None and transaction.now < case.command_not_before:
+            return "too early after the last command"
+        if time.monotonic() - read_ended > MAX_READ_AGE_S:
+            return "the read this rests on is more than 5 s old"
+        return brakes.read(transaction, lock=True).against_command(case.package_id, transaction.now)
+
+    def _open_attempt(
+        self, transaction: Transaction, claimed: Claim, verdict: Verdict
+    ) -> tuple[Attempt, Verdict]:
+        assert verdict.command is not None
+        case = replace(verdict.case, state=CaseState.SHIPPING, reason=Reason.SENDING)
+        if not worklist.renew(transaction, claimed, case, self.lease):
+            raise _LeaseLost
+        attempt = journal.open_attempt(
+            transaction,
+            case.package_id,
+            case.episode,
+            claimed.fence,
+            verdict.command,
+            self.settings.oms_timeout + _ANSWER_MARGIN,
+        )
+        if attempt is None:
+            raise _LeaseLost
+        sending = Note("command", f"attempt {attempt.attempt_id}: sending {policy.named(attempt.command)}")
+        return attempt, replace(verdict, case=case, notes=(*verdict.notes, sending))
+
+    def _send(self, claimed: Claim, case: Case, attempt: Attempt) -> None:
+        """Sends the command and writes its answer. A crash in between leaves the attempt open, as it must."""
+        logs.emit("command.sending", package_id=case.package_id, attempt_id=attempt.attempt_id, episode=case.episode)
+        first_byte_by = time.monotonic() + FIRST_BYTE_WITHIN_S
+        answer = self.oms.command(case.package_id, attempt.command, first_byte_by)
+        with self.database.transaction() as transaction:
+            view = View(case=case, settings=self.settings, now=transaction.now, jitter=self.jitter())
+            verdict, answered = policy.after_command(view, attempt, answer)
+            _release(transaction, claimed, verdict)
+            journal.record_answer(transaction, answered, answer)
+            answer_note = Note("answer", f"attempt {attempt.attempt_id}: {_described(answered, answer)}")
+            journal.note(transaction, case.package_id, (answer_note, *verdict.notes))
+            brake = brakes.note_answer(transaction, case.package_id, Operation.COMMAND, answer)
+        logs.emit(
+            "command.answered",
+            package_id=case.package_id,
+            attempt_id=attempt.attempt_id,
+            outcome=answered.outcome,
+            http_status=getattr(answer, "status", None),
+            cause=getattr(answer, "cause", None),
+        )
+        _log_look(case, verdict.case, brake)
+
+
+def _release(transaction: Transaction, claimed: Claim, verdict: Verdict) -> None:
+    if not worklist.release(transaction, claimed, verdict.case, verdict.next_look_at):
+        raise _LeaseLost
+
+
+def _described(attempt: Attempt, answer: CommandAnswer) -> str:
+    detail = getattr(answer, "cause", None) or getattr(answer, "words", None) or getattr(answer, "status", "")
+    return f"{attempt.outcome} ({detail})"
+
+
+def _log_look(before: Case, after: Case, brake: str | None) -> None:
+    if brake is not None:
+        logs.emit("brake.changed", package_id=after.package_id, cause=brake)
+    if after.read_problem is not None:
+        logs.emit("read.failed", package_id=after.package_id, cause=after.read_problem, failures=after.failed_reads)
+    moved = (before.state, before.reason, before.episode) != (after.state, after.reason, after.episode)
+    if moved and after.state is not CaseState.SHIPPING:  # the command's own lines tell that
+        logs.emit(
+            f"package.{after.state}",
+            package_id=after.package_id,
+            reason=after.reason,
+            evidence=after.evidence,
+            episode=after.episode,
+        )

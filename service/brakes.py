@@ -1,0 +1,156 @@
+"""What holds every worker back at once: pause, breaker, `Retry-After`, rate. One row, shared by all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from service.database import Transaction, brakes
+from service.outcome import CommandAnswer, Misconfigured, Throttled, Unauthorised
+from service.policy import Reading
+
+PROBE_INTERVAL = timedelta(seconds=30)
+RATE_BURST = timedelta(seconds=1)
+FORBIDDEN_IN_A_ROW = 3
+
+
+class Operation(StrEnum):
+    """What was asked of the OMS when it answered."""
+
+    READ = "read"
+    COMMAND = "command"
+
+
+@dataclass(frozen=True, slots=True)
+class Brakes:
+    """How the brakes stand. `probe_package_id` may pass an open breaker to see whether it can be closed."""
+
+    paused_at: datetime | None
+    breaker_opened_at: datetime | None
+    breaker_cause: str | None
+    breaker_operation: str | None
+    probe_at: datetime | None
+    probe_package_id: int | None
+    hold_off_until: datetime | None
+    forbidden: tuple[int, ...]
+    next_slot_at: datetime | None
+
+    def against_command(self, package_id: int, now: datetime) -> str | None:
+        """Why this package must not be commanded now, or None."""
+        if self.paused_at is not None:
+            return "paused by an operator"
+        if self.hold_off_until is not None and now < self.hold_off_until:
+            return "the OMS asked to wait (Retry-After)"
+        if self.breaker_opened_at is not None and package_id != self.probe_package_id:
+            return f"breaker open: {self.breaker_cause}"
+        return None
+
+
+def read(transaction: Transaction, *, lock: bool = False) -> Brakes:
+    """The brakes; `lock` keeps other transactions from changing them until this one ends."""
+    query = sa.select(*(column for column in brakes.c if column is not brakes.c.id))
+    row = transaction.execute(query.with_for_update() if lock else query).mappings().one()
+    return Brakes(**dict(row) | {"forbidden": tuple(row["forbidden"])})
+
+
+def admit(transaction: Transaction, due: Sequence[int], rate_per_s: float) -> Sequence[int]:
+    """Which of the due packages may be taken up now; takes their share of the rate (GCRA, 1 s of burst).
+
+    Behind an open breaker one package at a time is let through as the probe. A rate of 0 is none.
+    """
+    now, found = transaction.now, read(transaction, lock=True)
+    if found.hold_off_until is not None and now < found.hold_off_until:
+        return ()
+    if found.breaker_opened_at is not None:
+        if found.probe_at is not None and now < found.probe_at:
+            return ()
+        due = due[:1]
+        _write(transaction, probe_at=now + PROBE_INTERVAL, probe_package_id=due[0])
+    if rate_per_s == 0:
+        return due
+    interval = timedelta(seconds=1 / rate_per_s)
+    next_slot = max(found.next_slot_at or now, now)
+    # A clock that was set back must not close the gate for as long as it was set back.
+    next_slot = min(next_slot, now + RATE_BURST + interval)
+    admitted = min(len(due), int((now + max(RATE_BURST, interval) - next_slot) / interval))
+    if admitted > 0:
+        _write(transaction, next_slot_at=next_slot + admitted * interval)
+    return due[: max(admitted, 0)]
+
+
+def note_answer(
+    transaction: Transaction, package_id: int, operation: Operation, answer: Reading | CommandAnswer
+) -> str | None:
+    """Puts a brake on or takes it off as the answer demands. What changed, in words for the log, or None."""
+    now, found = transaction.now, read(transaction)
+    match answer:
+        case Throttled():
+            until = max(found.hold_off_until or now, now + answer.retry_after)
+            _write(transaction, hold_off_until=until)
+            return f"the OMS asked to wait {answer.retry_after.total_seconds():.0f} s"
+        case Unauthorised(status=401):
+            return _open(transaction, found, operation, "the OMS does not accept the token (401)")
+        case Unauthorised():
+            forbidden = (*(one for one in found.forbidden if one != package_id), package_id)
+            _write(transaction, forbidden=list(forbidden[-FORBIDDEN_IN_A_ROW:]))
+            if len(forbidden) >= FORBIDDEN_IN_A_ROW:
+                return _open(transaction, found, operation, "the token may not do this (403 for three packages in a row)")
+            return None
+        case Misconfigured():
+            return _open(transaction, found, operation, f"OMS_BASE_URL answers with a redirect ({answer.status})")
+    return _note_progress(transaction, found, operation)
+
+
+def pause(transaction: Transaction) -> bool:
+    """Stops new commands. False if they were stopped already."""
+    if read(transaction, lock=True).paused_at is not None:
+        return False
+    _write(transaction, paused_at=transaction.now)
+    return True
+
+
+def resume(transaction: Transaction) -> bool:
+    """Allows commands again and closes the breaker. False if nothing held them back."""
+    found = read(transaction, lock=True)
+    _write(transaction, paused_at=None, **_CLOSED_BREAKER)
+    return found.paused_at is not None or found.breaker_opened_at is not None
+
+
+_CLOSED_BREAKER: dict[str, object] = {
+    "breaker_opened_at": None,
+    "breaker_cause": None,
+    "breaker_operation": None,
+    "probe_at": None,
+    "probe_package_id": None,
+    "forbidden": [],
+}
+
+
+def _open(transaction: Transaction, found: Brakes, operation: Operation, cause: str) -> str | None:
+    _write(
+        transaction,
+        breaker_opened_at=found.breaker_opened_at or transaction.now,
+        breaker_cause=cause,
+        breaker_operation=operation,
+        probe_at=transaction.now + PROBE_INTERVAL,
+        probe_package_id=None,
+    )
+    return None if found.breaker_opened_at is not None and found.breaker_cause == cause else f"breaker opened: {cause}"
+
+
+def _note_progress(transaction: Transaction, found: Brakes, operation: Operation) -> str | None:
+    """An answer that is no refusal of us: it closes what the same operation opened."""
+    if found.breaker_opened_at is not None and found.breaker_operation == operation:
+        _write(transaction, **_CLOSED_BREAKER)
+        return f"breaker closed: {found.breaker_cause} is over"
+    if found.forbidden:
+        _write(transaction, forbidden=[])
+    return None
+
+
+def _write(transaction: Transaction, **values: object) -> None:
+    transaction.execute(sa.update(brakes).values(**values))

@@ -1,0 +1,378 @@
+"""The database: tables, engine, transactions, clock and migrations; every difference between the two engines.
+
+Instants are stored as microseconds since the epoch, so that both engines compare them alike. One clock
+counts: the database's. SQLite's is this machine's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, CursorResult, Engine
+from sqlalchemy.sql.expression import Executable
+
+from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnavailable
+
+HEAD = "0001"
+# A sender is answered 503 when there was no commit within 5 s.
+PATIENCE_S = 4.5
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_MIGRATION_LOCK = 7_305_271_109
+
+
+class Instant(sa.types.TypeDecorator[datetime]):
+    """An aware datetime, stored as microseconds since the epoch."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+# SQLite numbers rows by itself only where the key is its INTEGER.
+_RowId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+metadata = sa.MetaData()
+
+packages = sa.Table(
+    "packages",
+    metadata,
+    sa.Column("package_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    # When and by whom it is looked at.
+    sa.Column("due_at", Instant),
+    sa.Column("hint_seq", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("hinted", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("leased_until", Instant),
+    sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("first_hint", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("changed_at", Instant, nullable=False),
+    # Where it stands.
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("held", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("evidence", sa.Text),
+    # Its stays in Packed.
+    sa.Column("episode", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("packed_since", Instant),
+    sa.Column("left_packed_at", Instant),
+    sa.Column("repacked_at", Instant),
+    sa.Column("entry_log_id", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("modified_at", Instant),
+    sa.Column("left_modified_at", Instant),
+    # Budgets.
+    sa.Column("looking_since", Instant),
+    sa.Column("last_look_at", Instant),
+    sa.Column("looks", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("failed_reads", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("read_problem", sa.Text),
+    sa.Column("refusals", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("command_not_before", Instant),
+    # The last snapshot's facts.
+    sa.Column("state_class", sa.Text),
+    sa.Column("state_value", sa.Text),
+    sa.Column("number", sa.Text),
+    sa.Column("order_number", sa.Text),
+    sa.Column("facts", sa.JSON, nullable=False, server_default="{}"),
+    sa.Column("checks", sa.JSON, nullable=False, server_default="[]"),
+    sa.Index("packages_due", "hinted", "due_at", postgresql_where=sa.text("due_at IS NOT NULL"), sqlite_where=sa.text("due_at IS NOT NULL")),
+    sa.Index("packages_state", "state", "reason", "package_id"),
+)
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("delivery_id", _RowId, primary_key=True),
+    sa.Column("event_uuid", sa.Text, unique=True),
+    sa.Column("event_type", sa.Text),
+    sa.Column("package_id", sa.BigInteger),
+    sa.Column("state_class", sa.Text),
+    sa.Column("state_value", sa.Text),
+    sa.Column("fate", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("secret_index", sa.BigInteger),
+    sa.Column("seen", sa.BigInteger, nullable=False, server_default="1"),
+    sa.Column("received_at", Instant, nullable=False),
+    sa.Column("last_seen_at", Instant, nullable=False),
+    sa.Index("deliveries_package", "package_id", "received_at"),
+)
+
+quarantine = sa.Table(
+    "quarantine",
+    metadata,
+    sa.Column("delivery_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("received_at", Instant, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("attempt_id", _RowId, primary_key=True),
+    sa.Column("package_id", sa.BigInteger, nullable=False),
+    sa.Column("episode", sa.BigInteger, nullable=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("transition_id", sa.BigInteger),
+    sa.Column("slug", sa.Text),
+    sa.Column("started_at", Instant, nullable=False),
+    sa.Column("deadline_at", Instant, nullable=False),
+    sa.Column("answered_at", Instant),
+    sa.Column("outcome", sa.Text),
+    sa.Column("concluded", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("http_status", sa.BigInteger),
+    sa.Column("words", sa.Text),
+    sa.Column("read_backs", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("resolution", sa.Text),
+    sa.Column("resolved_at", Instant),
+    sa.Index("attempts_package", "package_id", "episode"),
+)
+
+timeline = sa.Table(
+    "timeline",
+    metadata,
+    sa.Column("entry_id", _RowId, primary_key=True),
+    sa.Column("package_id", sa.BigInteger, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Index("timeline_package", "package_id", "at"),
+)
+
+brakes = sa.Table(
+    "brakes",
+    metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("paused_at", Instant),
+    sa.Column("breaker_opened_at", Instant),
+    sa.Column("breaker_cause", sa.Text),
+    sa.Column("breaker_operation", sa.Text),
+    sa.Column("probe_at", Instant),
+    sa.Column("probe_package_id", sa.BigInteger),
+    sa.Column("hold_off_until", Instant),
+    sa.Column("forbidden", sa.JSON, nullable=False, server_default="[]"),
+    sa.Column("next_slot_at", Instant),
+)
+
+learned_shipped = sa.Table(
+    "learned_shipped",
+    metadata,
+    sa.Column("package_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("state_value", sa.Text, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+)
+
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("worker", sa.Text, primary_key=True),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("started_at", Instant, nullable=False),
+    sa.Column("seen_at", Instant, nullable=False),
+)
+
+deployment = sa.Table(
+    "deployment",
+    metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("oms_base_url", sa.Text, nullable=False),
+    sa.Column("migrated_at", Instant, nullable=False),
+    sa.Column("probed_at", Instant),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """An open transaction and the database's time at its start."""
+
+    connection: Connection
+    now: datetime
+
+    def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:
+        """Runs one statement."""
+        return self.connection.execute(statement, parameters)
+
+
+class Database:
+    """One database. Connections are made when first needed, so it may be built before a fork.
+
+    `machine_clock` is SQLite's clock; PostgreSQL is asked for its own. `patience_s` is how long a lock, a
+    statement or a connection is waited for.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        machine_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._url = sa.make_url(url)
+        self._machine_clock = machine_clock
+        self._engine = _engine(self._url, patience_s)
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self._engine.dialect.name == "sqlite"
+
+    @property
+    def head(self) -> str:
+        """The schema revision of this code."""
+        return HEAD
+
+    @property
+    def poll_interval_s(self) -> float:
+        """How often a worker asks for due packages."""
+        return 0.5 if self.is_sqlite else 1.0
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """One transaction that writes, committed at the end of the block.
+
+        Raises `DatabaseUnavailable` where it cannot be finished.
+        """
+        with self._transaction(read_only=False) as transaction:
+            yield transaction
+
+    @contextmanager
+    def reading(self) -> Iterator[Transaction]:
+        """One transaction that only reads. Raises `DatabaseUnavailable`."""
+        with self._transaction(read_only=True) as transaction:
+            yield transaction
+
+    @contextmanager
+    def _transaction(self, *, read_only: bool) -> Iterator[Transaction]:
+        try:
+            with self._engine.connect() as connection:
+                connection = connection.execution_options(read_only=read_only)
+                with connection.begin():
+                    yield Transaction(connection, self._now(connection))
+        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as problem:
+            raise DatabaseUnavailable(f"the database cannot be used: {_first_line(problem)}") from problem
+
+    def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+        """An INSERT of this dialect, which has `on_conflict_do_update`."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    def migrate(self, oms_base_url: str) -> str | None:
+        """Brings the schema to `HEAD` and binds the database to its OMS, in one transaction.
+
+        Safe to run from several machines at once. Returns the revision it found, None for an empty database.
+        Creates SQLite's folder. Raises `DatabaseOfAnotherOms` and `DatabaseUnavailable`.
+        """
+        if self.is_sqlite and self._url.database:
+            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+        with self.transaction() as transaction:
+            if not self.is_sqlite:
+                transaction.execute(sa.text("SET LOCAL statement_timeout = 0"))
+                transaction.execute(sa.text("SET LOCAL lock_timeout = 0"))
+                transaction.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            found = _revision(transaction)
+            if found is None or found < HEAD:
+                _upgrade(transaction.connection)
+            self._bind(transaction, oms_base_url)
+            return found
+
+    def check(self, oms_base_url: str) -> None:
+        """Raises `DatabaseOutdated` or `DatabaseOfAnotherOms` where this code must not work on it."""
+        if self.is_sqlite and not Path(self._url.database or "").exists():
+            raise DatabaseOutdated("the database does not exist yet: run `autoship migrate`")
+        with self.reading() as transaction:
+            revision = _revision(transaction)
+            if revision is None or revision < HEAD:
+                raise DatabaseOutdated("the database is not migrated to this version: run `autoship migrate`")
+            self._refuse_another_oms(transaction, oms_base_url)
+
+    def probe_write(self) -> None:
+        """Commits one small write. Raises `DatabaseUnavailable` where that is not possible."""
+        with self.transaction() as transaction:
+            transaction.execute(sa.update(deployment).values(probed_at=transaction.now))
+
+    def dispose(self) -> None:
+        """Closes the connections that are not in use."""
+        self._engine.dispose()
+
+    def _now(self, connection: Connection) -> datetime:
+        if self.is_sqlite:
+            return self._machine_clock()
+        now: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+        return now.astimezone(UTC)
+
+    def _bind(self, transaction: Transaction, oms_base_url: str) -> None:
+        self._refuse_another_oms(transaction, oms_base_url)
+        if transaction.execute(sa.select(deployment.c.id)).first() is None:
+            row = {"id": 1, "oms_base_url": oms_base_url, "migrated_at": transaction.now}
+            transaction.execute(sa.insert(deployment).values(row))
+            transaction.execute(sa.insert(brakes).values(id=1, forbidden=[]))
+
+    @staticmethod
+    def _refuse_another_oms(transaction: Transaction, oms_base_url: str) -> None:
+        bound = transaction.execute(sa.select(deployment.c.oms_base_url)).scalar()
+        if bound is not None and bound != oms_base_url:
+            raise DatabaseOfAnotherOms(
+                f"this database was made for {bound}, but OMS_BASE_URL is {oms_base_url}: "
+                "use a database of its own for each OMS"
+            )
+
+
+def _engine(url: sa.URL, patience_s: float) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": patience_s})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    timeout_ms = int(patience_s * 1000)
+    options = f"-c statement_timeout={timeout_ms} -c lock_timeout={timeout_ms} -c timezone=UTC"
+    return sa.create_engine(
+        url,
+        hide_parameters=True,
+        pool_pre_ping=True,
+        pool_timeout=patience_s,
+        connect_args={"options": options, "connect_timeout": max(1, int(patience_s))},
+    )
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    # sqlite3 must not begin transactions by itself: BEGIN IMMEDIATE below takes the write lock first,
+    # so that a transaction never fails half-way because another one wrote meanwhile.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _revision(transaction: Transaction) -> str | None:
+    if not sa.inspect(transaction.connection).has_table("alembic_version"):
+        return None
+    return transaction.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _upgrade(connection: Connection) -> None:
+    # Imported here: only `up` and `migrate` need it, and it costs every start a tenth of a second.
+    command = importlib.import_module("alembic.command")
+    config = importlib.import_module("alembic.config").Config()
+    config.set_main_option("script_location", os.fspath(Path(__file__).with_name("migrations")))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0]

@@ -1,0 +1,115 @@
+"""The inbox: every accepted delivery has one row, written with its hint before it is answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from service import policy, worklist
+from service.database import Database, Transaction, deliveries, packages, quarantine
+from service.delivery import Delivery, Unusable
+from service.policy import CaseState, Settings
+
+MAX_QUARANTINED_BODIES = 1000
+MAX_QUARANTINED_BYTES = 64 * 1024
+QUARANTINE_AGE = timedelta(days=14)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a delivery: the answer to its sender."""
+
+    status: str
+    event_uuid: str | None
+    package_id: int | None
+    reason: str | None
+
+
+def accept(database: Database, delivery: Delivery, settings: Settings) -> Receipt:
+    """Stores a delivery and hints at its package, in one durable transaction.
+
+    A delivery whose uuid is known raises that row's `seen` instead, and is still a hint unless the package
+    is shipped. Raises `DatabaseUnavailable`, and then nothing was stored.
+    """
+    with database.transaction() as transaction:
+        state = _state(transaction, delivery.package_id)
+        ignored = policy.hint(delivery, state, settings)
+        row = _row(delivery, "ignored" if ignored else "accepted", ignored)
+        duplicate, _ = _store(database, transaction, row)
+        if ignored is None and not (duplicate and state is CaseState.SHIPPED):
+            worklist.hint(database, transaction, delivery.package_id, "webhook")
+    status = "duplicate" if duplicate else row["fate"]
+    return Receipt(status, delivery.event_uuid, delivery.package_id, None if duplicate else ignored)
+
+
+def put_aside(database: Database, unusable: Unusable, body: bytes) -> Receipt:
+    """Stores an authentic delivery nobody can work with, and its body while there is room.
+
+    Raises `DatabaseUnavailable`, and then nothing was stored.
+    """
+    with database.transaction() as transaction:
+        row = _row(unusable, "quarantined", unusable.reason)
+        duplicate, delivery_id = _store(database, transaction, row)
+        if not duplicate:
+            _keep_body(transaction, delivery_id, body)
+    return Receipt("duplicate" if duplicate else "quarantined", unusable.event_uuid, None, unusable.reason)
+
+
+def signed_event(
+    transaction: Transaction, package_id: int, event_type: str, since: datetime | None = None
+) -> bool:
+    """Whether a signed delivery of this type first arrived at all, or at or after `since`."""
+    query = (
+        sa.select(deliveries.c.delivery_id)
+        .where(deliveries.c.package_id == package_id, deliveries.c.event_type == event_type)
+        .where(deliveries.c.secret_index.is_not(None))
+        .limit(1)
+    )
+    if since is not None:
+        query = query.where(deliveries.c.received_at >= since)
+    return transaction.execute(query).first() is not None
+
+
+def _state(transaction: Transaction, package_id: int) -> CaseState | None:
+    state = transaction.execute(sa.select(packages.c.state).where(packages.c.package_id == package_id)).scalar()
+    return None if state is None else CaseState(state)
+
+
+def _row(delivery: Delivery | Unusable, fate: str, reason: str | None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "event_uuid": delivery.event_uuid,
+        "event_type": delivery.event_type,
+        "secret_index": delivery.secret_index,
+        "fate": fate,
+        "reason": reason,
+    }
+    if isinstance(delivery, Delivery):
+        state = delivery.state
+        row["package_id"] = delivery.package_id
+        row["state_class"] = state.enum_class if state else None
+        row["state_value"] = state.value if state else None
+    return row
+
+
+def _store(database: Database, transaction: Transaction, row: dict[str, Any]) -> tuple[bool, int]:
+    """Whether the row was there already, and its id."""
+    now = transaction.now
+    insert = database.insert(deliveries).values(**row, seen=1, received_at=now, last_seen_at=now)
+    upsert = insert.on_conflict_do_update(
+        index_elements=[deliveries.c.event_uuid],
+        set_={"seen": deliveries.c.seen + 1, "last_seen_at": now},
+    ).returning(deliveries.c.seen, deliveries.c.delivery_id)
+    stored = transaction.execute(upsert).one()
+    return stored.seen > 1, stored.delivery_id
+
+
+def _keep_body(transaction: Transaction, delivery_id: int, body: bytes) -> None:
+    transaction.execute(sa.delete(quarantine).where(quarantine.c.received_at < transaction.now - QUARANTINE_AGE))
+    kept = transaction.execute(sa.select(sa.func.count()).select_from(quarantine)).scalar_one()
+    if kept >= MAX_QUARANTINED_BODIES or len(body) > MAX_QUARANTINED_BYTES:
+        return
+    row = {"delivery_id": delivery_id, "received_at": transaction.now, "body": body}
+    transaction.execute(sa.insert(quarantine).values(row))

@@ -1,0 +1,143 @@
+"""Attempts and the timeline: what was done, written before it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from service.database import Transaction, attempts, learned_shipped, timeline
+from service.outcome import Command, CommandAnswer, Refused, Unauthorised
+from service.policy import Attempt, Note, Outcome, Resolution
+
+PACKAGES_TO_LEARN_FROM = 3
+
+
+def attempts_of(transaction: Transaction, package_id: int, episode: int) -> tuple[Attempt, ...]:
+    """The attempts of one episode, oldest first."""
+    query = (
+        sa.select(attempts)
+        .where(attempts.c.package_id == package_id, attempts.c.episode == episode)
+        .order_by(attempts.c.attempt_id)
+    )
+    return tuple(_attempt(row) for row in transaction.execute(query).mappings())
+
+
+def open_attempt(
+    transaction: Transaction, package_id: int, episode: int, fence: int, command: Command, deadline: timedelta
+) -> Attempt | None:
+    """The row of an attempt that is about to be sent, or None where one of this episode is open already."""
+    if any(attempt.resolution is None for attempt in attempts_of(transaction, package_id, episode)):
+        return None
+    row = {
+        "package_id": package_id,
+        "episode": episode,
+        "fence": fence,
+        "transition_id": command.transition_id,
+        "slug": command.slug,
+        "started_at": transaction.now,
+        "deadline_at": transaction.now + deadline,
+    }
+    opened = transaction.execute(sa.insert(attempts).values(row).returning(attempts)).mappings().one()
+    return _attempt(opened)
+
+
+def record_answer(transaction: Transaction, attempt: Attempt, answer: CommandAnswer) -> None:
+    """Writes what the OMS answered; `attempt` carries the outcome already."""
+    answered = {
+        "answered_at": transaction.now,
+        "outcome": attempt.outcome,
+        "concluded": attempt.concluded,
+        "resolution": attempt.resolution,
+        "resolved_at": None if attempt.resolution is None else transaction.now,
+        "http_status": getattr(answer, "status", None),
+        "words": answer.words if isinstance(answer, Refused | Unauthorised) else None,
+    }
+    _update(transaction, attempt.attempt_id, answered)
+
+
+def record_read_back(transaction: Transaction, attempt: Attempt, resolution: Resolution | None) -> None:
+    """Counts a read-back, or closes the attempt with what reads proved."""
+    if resolution is None:
+        _update(transaction, attempt.attempt_id, {"read_backs": attempts.c.read_backs + 1})
+    else:
+        _update(transaction, attempt.attempt_id, {"resolution": resolution, "resolved_at": transaction.now})
+
+
+def give_up_open(transaction: Transaction, package_id: int) -> None:
+    """An operator looks into it: what an open attempt did stays unknown."""
+    given_up = {"resolution": Resolution.UNKNOWN, "resolved_at": transaction.now}
+    where = (attempts.c.package_id == package_id, attempts.c.resolution.is_(None))
+    transaction.execute(sa.update(attempts).where(*where, attempts.c.outcome.is_not(None)).values(**given_up))
+
+
+def note(transaction: Transaction, package_id: int, notes: Iterable[Note]) -> None:
+    """Appends to the package's timeline."""
+    rows = [
+        {"package_id": package_id, "at": transaction.now, "kind": one.kind, "text": one.text} for one in notes
+    ]
+    if rows:
+        transaction.execute(sa.insert(timeline), rows)
+
+
+def timeline_of(transaction: Transaction, package_id: int) -> Sequence[sa.RowMapping]:
+    """The package's timeline, oldest first."""
+    query = sa.select(timeline).where(timeline.c.package_id == package_id).order_by(timeline.c.entry_id)
+    return transaction.execute(query).mappings().all()
+
+
+def attempt_rows(transaction: Transaction, package_id: int) -> Sequence[sa.RowMapping]:
+    """All attempts of a package with the OMS's words, oldest first."""
+    query = sa.select(attempts).where(attempts.c.package_id == package_id).order_by(attempts.c.attempt_id)
+    return transaction.execute(query).mappings().all()
+
+
+def learn_shipped(transaction: Transaction, package_id: int, state_value: str) -> None:
+    """Remembers what a package showed on the first read-back after a clean 2xx."""
+    shown = sa.select(sa.func.count()).where(learned_shipped.c.state_value == state_value)
+    known = sa.select(learned_shipped.c.package_id).where(learned_shipped.c.package_id == package_id)
+    enough = transaction.execute(shown).scalar_one() >= PACKAGES_TO_LEARN_FROM
+    if not enough and transaction.execute(known).first() is None:
+        row = {"package_id": package_id, "state_value": state_value, "at": transaction.now}
+        transaction.execute(sa.insert(learned_shipped).values(row))
+
+
+def shipped_values_learned(transaction: Transaction) -> frozenset[str]:
+    """State values that enough packages showed right after our command."""
+    query = (
+        sa.select(learned_shipped.c.state_value)
+        .group_by(learned_shipped.c.state_value)
+        .having(sa.func.count() >= PACKAGES_TO_LEARN_FROM)
+    )
+    return frozenset(transaction.execute(query).scalars())
+
+
+def last_send(sent: Sequence[Attempt]) -> datetime | None:
+    """When the newest attempt that was not held back began."""
+    starts = [attempt.started_at for attempt in sent if attempt.outcome is not Outcome.NOT_SENT]
+    return max(starts, default=None)
+
+
+def _update(transaction: Transaction, attempt_id: int, values: dict[str, Any]) -> None:
+    transaction.execute(sa.update(attempts).where(attempts.c.attempt_id == attempt_id).values(**values))
+
+
+def _attempt(row: sa.RowMapping) -> Attempt:
+    found = Attempt(
+        attempt_id=row["attempt_id"],
+        episode=row["episode"],
+        command=Command(row["transition_id"], row["slug"]),
+        started_at=row["started_at"],
+        deadline_at=row["deadline_at"],
+        concluded=row["concluded"],
+        read_backs=row["read_backs"],
+    )
+    outcome, resolution = row["outcome"], row["resolution"]
+    return replace(
+        found,
+        outcome=None if outcome is None else Outcome(outcome),
+        resolution=None if resolution is None else Resolution(resolution),
+    )

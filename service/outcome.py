@@ -1,0 +1,168 @@
+"""What an answer of the OMS to the command proves, and how long to wait before the next try."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+from service.snapshot import LoggedTransition
+from service.wire import StateValue, clean
+
+MAX_WORDS = 500
+MAX_RETRY_AFTER = timedelta(minutes=15)
+_DEFAULT_RETRY_AFTER = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """How to name the transition: by number, by slug or by both. What is absent is not sent."""
+
+    transition_id: int | None
+    slug: str | None
+
+    def body(self, package_id: int) -> dict[str, int | str]:
+        """The JSON of the command request."""
+        named: dict[str, int | str | None] = {"transition": self.transition_id, "slug": self.slug}
+        return {key: value for key, value in named.items() if value is not None} | {"package": package_id}
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """Not one byte of the request left this machine."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A 2xx with an empty body: the OMS took the command. Not yet evidence that it was applied."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguous:
+    """The command may or may not have been applied.
+
+    `concluded`: the OMS has finished with the request (a complete 5xx), so one later read settles it;
+    otherwise it may still be at work on it.
+    """
+
+    cause: str
+    status: int | None = None
+    concluded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The OMS says no; `words` are its own, for people only, never parsed to decide."""
+
+    status: int
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unauthorised:
+    """401: the token is not accepted. 403: not for this package."""
+
+    status: int
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """429: nobody sends before this has passed."""
+
+    retry_after: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Misconfigured:
+    """A redirect: this is not the address of the OMS."""
+
+    status: int
+
+
+CommandAnswer = NotSent | Accepted | Ambiguous | Refused | Unauthorised | Throttled | Misconfigured
+
+
+def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> CommandAnswer:
+    """The meaning of a complete answer to the command.
+
+    204 is the documented success; 400, 406 and the others are told apart by status alone, as the error
+    bodies are not documented.
+    """
+    if 200 <= status < 300:
+        return Ambiguous("unexpected body", status) if body else Accepted(status)
+    if 300 <= status < 400:
+        return Misconfigured(status)
+    if status in (401, 403):
+        return Unauthorised(status, words_of(body))
+    if status == 429:
+        return Throttled(retry_after(headers, now))
+    if status in (408, 425):
+        return Ambiguous(f"answered {status}", status)
+    if 400 <= status < 500:
+        return Refused(status, words_of(body))
+    return Ambiguous(f"answered {status}", status, concluded=500 <= status < 600)
+
+
+def words_of(body: bytes) -> str:
+    """The OMS's own words, storable, at most 500 characters."""
+    return clean(body[: MAX_WORDS * 4].decode("utf-8", "replace").strip(), MAX_WORDS)
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta:
+    """How long a 429 asks to wait: seconds or an HTTP date, at most 15 minutes; 30 s if it does not say."""
+    wanted = headers.get("retry-after", "").strip()
+    if wanted.isascii() and wanted.isdigit():
+        asked = timedelta(seconds=min(int(wanted[:9]), int(MAX_RETRY_AFTER.total_seconds())))
+    else:
+        asked = _until(wanted, now)
+    return min(max(asked, timedelta(seconds=1)), MAX_RETRY_AFTER)
+
+
+def backoff(failures: int, base: timedelta, cap: timedelta, jitter: float) -> timedelta:
+    """Capped exponential backoff with full jitter: `jitter` in [0, 1) picks from zero to the whole delay.
+
+    At least one second, so that a package is never looked at in a tight loop.
+    """
+    whole = min(cap, base * float(2 ** min(max(failures, 0), 30)))
+    return max(timedelta(seconds=1), whole * jitter)
+
+
+def names_transition(entry: LoggedTransition, command: Command) -> bool | None:
+    """Whether a logged transition is the one we command: yes, no, or None where the log does not say.
+
+    The log's slug may be that of a generic command, so another slug alone proves nothing.
+    """
+    if command.transition_id is not None and entry.transition is not None:
+        return entry.transition == str(command.transition_id)
+    return True if command.slug is not None and entry.slug == command.slug else None
+
+
+def last_departure(
+    log: tuple[LoggedTransition, ...], enum_class: str, packed: str
+) -> LoggedTransition | None:
+    """The newest logged move of the package out of Packed."""
+    return next((entry for entry in log if _is(entry.old, enum_class, packed) and not _is(entry.new, enum_class, packed)), None)
+
+
+def last_entry(log: tuple[LoggedTransition, ...], enum_class: str, packed: str) -> LoggedTransition | None:
+    """The newest logged move, if it went into Packed."""
+    newest = next((entry for entry in log if entry.new is not None and entry.new.is_of(enum_class)), None)
+    return newest if newest is not None and _is(newest.new, enum_class, packed) else None
+
+
+def _is(state: StateValue | None, enum_class: str, value: str) -> bool:
+    return state is not None and state.is_of(enum_class) and state.value == value
+
+
+def _until(http_date: str, now: datetime) -> timedelta:
+    try:
+        moment = parsedate_to_datetime(http_date)
+    except (ValueError, TypeError):
+        return _DEFAULT_RETRY_AFTER
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now

@@ -1,0 +1,835 @@
+"""What to do about a package: pure functions from what is known to what happens next.
+
+`hint` says whether a delivery is worth a look. `decide` turns one read of the OMS into a verdict.
+`after_command` turns the answer to a command into one. Nothing here reads a clock or does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from service import outcome, rules
+from service.delivery import Delivery
+from service.outcome import (
+    Accepted,
+    Ambiguous,
+    Command,
+    CommandAnswer,
+    Misconfigured,
+    NotSent,
+    Refused,
+    Throttled,
+    Unauthorised,
+)
+from service.rules import FieldMissing, Match, Rules
+from service.snapshot import Fact, LoggedTransition, OfferedCommand, PackageSnapshot
+from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS, StateValue
+
+POLLING_WINDOW = timedelta(minutes=15)
+
+
+class CaseState(StrEnum):
+    """Where a package stands with us."""
+
+    WAITING = "waiting"
+    SHIPPING = "shipping"
+    SHIPPED = "shipped"
+    ALREADY_SHIPPED = "already_shipped"
+    SKIPPED = "skipped"
+    WOULD_SHIP = "would_ship"
+    NEEDS_ATTENTION = "needs_attention"
+
+
+CLOSED = frozenset({CaseState.SHIPPED, CaseState.ALREADY_SHIPPED, CaseState.SKIPPED})
+
+
+class Reason(StrEnum):
+    """Why it stands there."""
+
+    NOT_PACKED_YET = "not_packed_yet"
+    ITEMS_MIXED = "items_mixed"
+    NO_ITEMS = "no_items"
+    ITEMS_INCOMPLETE = "items_incomplete"
+    WRONG_ENUM_CLASS = "wrong_enum_class"
+    GRACE = "grace"
+    COMMAND_NOT_OFFERED = "command_not_offered"
+    BRAKE = "brake"
+    RETRY_AFTER_REFUSAL = "retry_after_refusal"
+    RULE_FIELD_MISSING = "rule_field_missing"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    SENDING = "sending"
+    CONFIRMING = "confirming"
+    AMBIGUOUS = "ambiguous"
+    RULE = "rule"
+    CANCELLED = "cancelled"
+    LEFT_PACKED = "left_packed"
+    NOT_PACKED = "not_packed"
+    DISMISSED = "dismissed"
+    REFUSED = "refused"
+    ACCEPTED_BUT_STILL_PACKED = "accepted_but_still_packed"
+    NOT_FOUND = "not_found"
+    BAD_SHAPE = "bad_shape"
+    TRANSITION_SLUG_MISMATCH = "transition_slug_mismatch"
+
+
+class Evidence(StrEnum):
+    """What proves that we shipped it."""
+
+    READ_BACK = "read_back"
+    EVENT = "event"
+    TRANSITION_LOG = "transition_log"
+
+
+class Outcome(StrEnum):
+    """How an attempt was answered; an attempt without one may have been sent or not."""
+
+    NOT_SENT = "not_sent"
+    ACCEPTED = "accepted"
+    AMBIGUOUS = "ambiguous"
+    REFUSED = "refused"
+    UNAUTHORISED = "unauthorised"
+    THROTTLED = "throttled"
+    MISCONFIGURED = "misconfigured"
+
+
+class Resolution(StrEnum):
+    """What became of an attempt in the end."""
+
+    APPLIED = "applied"
+    NOT_APPLIED = "not_applied"
+    UNKNOWN = "unknown"
+
+
+_MAY_HAVE_BEEN_APPLIED = frozenset({None, Outcome.ACCEPTED, Outcome.AMBIGUOUS})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the operator configured, as far as decisions go."""
+
+    command: Command
+    rules: Rules = field(default_factory=Rules)
+    packed_status: str = "500"
+    item_packed_status: str = "500"
+    shipped_statuses: frozenset[str] = frozenset()
+    enforce_offered: bool = True
+    live: bool = True
+    grace: timedelta = timedelta(0)
+    settle: timedelta = timedelta(seconds=3)
+    episode: timedelta = timedelta(seconds=30)
+    oms_timeout: timedelta = timedelta(seconds=10)
+    retry_base: timedelta = timedelta(seconds=5)
+    retry_cap: timedelta = timedelta(minutes=15)
+    retry_max_age: timedelta = timedelta(days=1)
+    command_max_attempts: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One condition for shipping, as found. `verdict` is pass, fail or unknown."""
+
+    name: str
+    expected: str
+    observed: str
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try to send the command. It is open while `resolution` is None.
+
+    `read_backs` counts the reads since, all of which showed the package still Packed.
+    """
+
+    attempt_id: int
+    episode: int
+    command: Command
+    started_at: datetime
+    deadline_at: datetime
+    outcome: Outcome | None = None
+    concluded: bool = False
+    resolution: Resolution | None = None
+    read_backs: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """All we know about one package. An episode (one stay in Packed) is open while `packed_since` is set."""
+
+    package_id: int
+    state: CaseState = CaseState.WAITING
+    reason: Reason | None = None
+    held: bool = False
+    evidence: Evidence | None = None
+    episode: int = 0
+    packed_since: datetime | None = None
+    left_packed_at: datetime | None = None
+    repacked_at: datetime | None = None
+    entry_log_id: int = 0
+    modified_at: datetime | None = None
+    left_modified_at: datetime | None = None
+    looking_since: datetime | None = None
+    last_look_at: datetime | None = None
+    looks: int = 0
+    failed_reads: int = 0
+    read_problem: str | None = None
+    refusals: int = 0
+    command_not_before: datetime | None = None
+    state_seen: StateValue | None = None
+    number: str | None = None
+    order_number: str | None = None
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    """The OMS does not know the package."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadShape:
+    """A complete answer that is no package as we know them."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFailed:
+    """No usable answer: not reached, too slow, cut off, an error of the OMS's own."""
+
+    cause: str
+
+
+Reading = PackageSnapshot | NotFound | BadShape | ReadFailed | Unauthorised | Throttled | Misconfigured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What a decision rests on besides the read itself.
+
+    `attempts` are those of this episode, oldest first. `log` is None where it was not asked or not answered.
+    `shipped_event` and `cancelled_event`: a signed delivery said so, the first after the last send.
+    """
+
+    case: Case
+    settings: Settings
+    now: datetime
+    jitter: float
+    attempts: tuple[Attempt, ...] = ()
+    log: tuple[LoggedTransition, ...] | None = None
+    shipped_values: frozenset[str] = frozenset()
+    shipped_event: bool = False
+    cancelled_event: bool = False
+
+    @property
+    def open_attempt(self) -> Attempt | None:
+        return _open(self.attempts)
+
+    @property
+    def possible_attempt(self) -> Attempt | None:
+        """The newest attempt that may have been applied."""
+        return _possible(self.attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One line of the package's timeline."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What happens next. With `command`, everything a fresh read can show speaks for sending it now.
+
+    `resolution` closes the open attempt; `read_back` counts one more read that left it open.
+    """
+
+    case: Case
+    next_look_at: datetime | None = None
+    notes: tuple[Note, ...] = ()
+    command: Command | None = None
+    resolution: Resolution | None = None
+    read_back: bool = False
+    learned: str | None = None
+
+
+# Is a delivery worth a look?
+
+
+def hint(delivery: Delivery, state: CaseState | None, settings: Settings) -> str | None:
+    """None: look at the package. Otherwise why not: the reason an ignored delivery is recorded with.
+
+    `state` is the package's, None if it was never seen. The sender's other event families (shipment, order,
+    transfer) carry ids of their own, so they must not name a package by accident.
+    """
+    if delivery.event_type is not None and not delivery.event_type.startswith("package"):
+        return "not_a_package_event"
+    payload_state = delivery.state
+    if payload_state is None or is_packed(payload_state, settings):
+        return None
+    if state is None:
+        return "not_packed"
+    return "closed_case" if state in CLOSED else None
+
+
+# One read, one verdict.
+
+
+def needs_transition_log(
+    case: Case, attempts: tuple[Attempt, ...], reading: Reading, settings: Settings
+) -> bool:
+    """Whether the transition log could decide what the read alone cannot."""
+    if not isinstance(reading, PackageSnapshot) or reading.state is None:
+        return False
+    if is_packed(reading.state, settings):
+        return case.packed_since is None and case.left_packed_at is not None
+    attempt = _possible(attempts)
+    unresolved = case.packed_since is not None or _open(attempts) is not None
+    return unresolved and attempt is not None and not _is_unconfirmed_success(attempt)
+
+
+def decide(view: View, reading: Reading) -> Verdict:
+    """The verdict on one read. Total: every reading has one, none raises."""
+    view = _excluding_brakes(view)
+    match reading:
+        case PackageSnapshot():
+            return _on_snapshot(view, reading)
+        case NotFound():
+            return _unreadable(view, "the OMS does not know this package", Reason.NOT_FOUND)
+        case BadShape():
+            return _unreadable(view, reading.problem, Reason.BAD_SHAPE)
+        case ReadFailed():
+            return _look_again(view, reading.cause)
+        case Unauthorised():
+            return _look_again(view, f"the OMS answered {reading.status} to the read")
+        case Throttled():
+            return _look_again(view, "the OMS answered 429 to the read")
+        case Misconfigured():
+            return _look_again(view, f"the OMS answered {reading.status}, a redirect, to the read")
+
+
+def after_command(view: View, attempt: Attempt, answer: CommandAnswer) -> tuple[Verdict, Attempt]:
+    """What an answer to the command makes of the case, and the attempt with the answer in it."""
+    settings, now = view.settings, view.now
+    match answer:
+        case Accepted():
+            return _unconfirmed(view, Reason.CONFIRMING), replace(attempt, outcome=Outcome.ACCEPTED)
+        case Ambiguous():
+            answered = replace(attempt, outcome=Outcome.AMBIGUOUS, concluded=answer.concluded)
+            return _unconfirmed(view, Reason.AMBIGUOUS), answered
+        case Refused():
+            return _unconfirmed(view, Reason.CONFIRMING), replace(attempt, outcome=Outcome.REFUSED)
+        case Unauthorised():
+            answered = replace(attempt, outcome=Outcome.UNAUTHORISED)
+            if answer.status == 403:
+                return _unconfirmed(view, Reason.CONFIRMING), answered
+            return _not_applied_by_brake(view, settings.retry_base), _unapplied(answered)
+        case Throttled():
+            answered = replace(attempt, outcome=Outcome.THROTTLED)
+            return _not_applied_by_brake(view, answer.retry_after), _unapplied(answered)
+        case Misconfigured():
+            answered = replace(attempt, outcome=Outcome.MISCONFIGURED)
+            return _not_applied_by_brake(view, settings.retry_base), _unapplied(answered)
+        case NotSent():
+            answered = replace(attempt, outcome=Outcome.NOT_SENT)
+            return _not_applied_by_brake(view, _poll_delay(view)), _unapplied(answered)
+
+
+def braked(view: View, cause: str, notes: tuple[Note, ...] = ()) -> Verdict:
+    """The command gate stayed shut: nothing was sent, no budget is used, look again."""
+    case = replace(view.case, state=CaseState.WAITING, reason=Reason.BRAKE)
+    shut = _notes(view.case, case, f"not commanded: {cause}")
+    return Verdict(case=case, next_look_at=view.now + _poll_delay(view), notes=(*notes, *shut))
+
+
+# From here on: the steps of the above, in the order a package meets them.
+
+
+def _on_snapshot(view: View, snapshot: PackageSnapshot) -> Verdict:
+    case, settings = view.case, view.settings
+    if case.modified_at and snapshot.modified_at and snapshot.modified_at < case.modified_at:
+        return _look_again(view, "the OMS showed an older version of the package than before")
+    if snapshot.state is None:
+        return _unreadable(view, "the package has no readable state", Reason.BAD_SHAPE)
+    view = replace(view, case=_with_snapshot(view, snapshot))
+    if not snapshot.state.is_of(PACKAGE_STATUS):
+        checks = (_packed_check(snapshot.state, settings),)
+        return _wait(view, Reason.WRONG_ENUM_CLASS, checks, "the state is not a PackageStatus")
+    if is_packed(snapshot.state, settings):
+        return _in_packed(view, snapshot)
+    return _not_in_packed(view, snapshot.state)
+
+
+def _with_snapshot(view: View, snapshot: PackageSnapshot) -> Case:
+    case = view.case
+    return replace(
+        case,
+        looking_since=case.looking_since or view.now,
+        last_look_at=view.now,
+        looks=case.looks + 1,
+        failed_reads=0,
+        read_problem=None,
+        modified_at=snapshot.modified_at or case.modified_at,
+        state_seen=snapshot.state,
+        number=snapshot.number or case.number,
+        order_number=snapshot.order_number or case.order_number,
+        facts=snapshot.facts,
+    )
+
+
+def _in_packed(view: View, snapshot: PackageSnapshot) -> Verdict:
+    case = view.case
+    if case.packed_since is None:
+        opening = _opening(view)
+        if isinstance(opening, Verdict):
+            return opening
+        view = replace(view, case=opening.case, attempts=())
+        verdict = _judged(view, snapshot)
+        return replace(verdict, notes=(*opening.notes, *verdict.notes), resolution=opening.resolution)
+    attempt = view.open_attempt
+    if attempt is not None:
+        return _still_packed(view, attempt)
+    return _judged(view, snapshot)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    case: Case
+    notes: tuple[Note, ...]
+    resolution: Resolution | None
+
+
+def _opening(view: View) -> _Opening | Verdict:
+    """A new episode where reads prove one, else a verdict that leaves the case as it was."""
+    case = view.case
+    if case.left_packed_at is None:
+        return _opened(view, "first read in Packed", 0)
+    entry = outcome.last_entry(view.log or (), PACKAGE_STATUS, view.settings.packed_status)
+    left = outcome.last_departure(view.log or (), PACKAGE_STATUS, view.settings.packed_status)
+    if entry is not None and left is not None and entry.log_id > max(left.log_id, case.entry_log_id):
+        return _opened(view, f"transition log entry {entry.log_id} went into Packed", entry.log_id)
+    if case.repacked_at is None:
+        seen = replace(case, repacked_at=view.now)
+        return Verdict(case=seen, next_look_at=view.now + view.settings.episode)
+    if view.now - case.repacked_at < view.settings.episode:
+        return Verdict(case=case, next_look_at=case.repacked_at + view.settings.episode)
+    if case.left_modified_at and case.modified_at and case.modified_at <= case.left_modified_at:
+        return Verdict(case=case)
+    seconds = (view.now - case.repacked_at).total_seconds()
+    return _opened(view, f"two reads {seconds:.0f} s apart show Packed", case.entry_log_id)
+
+
+def _opened(view: View, evidence: str, entry_log_id: int) -> _Opening:
+    dismissed_before_packed = view.case.reason is Reason.DISMISSED and view.case.left_packed_at is None
+    case = replace(
+        view.case,
+        state=view.case.state if dismissed_before_packed else CaseState.WAITING,
+        reason=view.case.reason if dismissed_before_packed else None,
+        held=dismissed_before_packed,
+        evidence=None,
+        episode=view.case.episode + 1,
+        packed_since=view.now,
+        left_packed_at=None,
+        repacked_at=None,
+        left_modified_at=None,
+        entry_log_id=entry_log_id,
+        looking_since=view.now,
+        looks=1,
+        refusals=0,
+        command_not_before=None,
+    )
+    resolution = Resolution.UNKNOWN if view.open_attempt else None
+    return _Opening(case, (Note("episode", f"episode {case.episode} opened: {evidence}"),), resolution)
+
+
+def _still_packed(view: View, attempt: Attempt) -> Verdict:
+    """The read-back shows Packed: too early to tell, proven not applied, or a contradiction."""
+    settings, since_send = view.settings, view.now - attempt.started_at
+    match attempt.outcome:
+        case Outcome.ACCEPTED:
+            if view.case.held or since_send < POLLING_WINDOW:
+                return _keep_confirming(view, Reason.CONFIRMING, view.now + _poll_delay(view))
+            text = "the OMS accepted the command 15 minutes ago and the package is still Packed"
+            return _attention(view, Reason.ACCEPTED_BUT_STILL_PACKED, text, held=True)
+        case Outcome.AMBIGUOUS | None:
+            certain_after = settings.settle if attempt.concluded else 3 * settings.oms_timeout
+            reads_needed = 1 if attempt.concluded else 2
+            if since_send >= certain_after and attempt.read_backs + 1 >= reads_needed:
+                return _proven_not_applied(view, "reads after the send show it was not applied")
+            certain_at = max(attempt.started_at + certain_after, view.now + timedelta(seconds=1))
+            return _keep_confirming(view, Reason.AMBIGUOUS, certain_at)
+        case _:
+            return _proven_not_applied(view, "the OMS refused the command")
+
+
+def _keep_confirming(view: View, reason: Reason, next_look_at: datetime) -> Verdict:
+    if view.case.held:
+        return Verdict(case=view.case, read_back=True)
+    case = replace(view.case, state=CaseState.SHIPPING, reason=reason)
+    notes = _notes(view.case, case, "read back: still Packed")
+    return Verdict(case=case, next_look_at=next_look_at, notes=notes, read_back=True)
+
+
+def _proven_not_applied(view: View, text: str) -> Verdict:
+    settings = view.settings
+    refusals = view.case.refusals + 1
+    view = replace(view, case=replace(view.case, refusals=refusals))
+    if refusals >= settings.command_max_attempts or _age(view) >= settings.retry_max_age:
+        tried = f"{text}; tried {refusals} times in this episode"
+        verdict = _attention(view, Reason.REFUSED, tried, held=True)
+    else:
+        delay = outcome.backoff(refusals, settings.retry_base, settings.retry_cap, view.jitter)
+        again = view.now + delay
+        case = replace(
+            view.case,
+            state=CaseState.WAITING,
+            reason=Reason.RETRY_AFTER_REFUSAL,
+            command_not_before=again,
+        )
+        verdict = Verdict(case=case, next_look_at=again, notes=_notes(view.case, case, text))
+    return replace(verdict, resolution=Resolution.NOT_APPLIED)
+
+
+def _judged(view: View, snapshot: PackageSnapshot) -> Verdict:
+    """Packed, and no attempt open: do our rules, its items and the OMS's own offer speak for the command?"""
+    settings = view.settings
+    ruling = rules.judge(settings.rules, snapshot.facts)
+    command = _command(ruling, settings)
+    grace_until = _grace_until(view, ruling)
+    findings = (
+        (_packed_check(view.case.state_seen, settings), None),
+        _rules_finding(ruling),
+        *_items_findings(snapshot, settings),
+        _offer_finding(snapshot.offered, command, settings),
+        _grace_finding(view.now, grace_until),
+    )
+    checks = tuple(check for check, _ in findings)
+    view = replace(view, case=replace(view.case, checks=checks))
+    if view.case.held:
+        return Verdict(case=view.case)
+    reason = next((reason for _, reason in findings if reason is not None), None)
+    if reason is None:
+        return _eligible(view, command)
+    return _ineligible(view, reason, checks, grace_until)
+
+
+def _eligible(view: View, command: Command) -> Verdict:
+    case = view.case
+    if not view.settings.live:
+        shadow = replace(case, state=CaseState.WOULD_SHIP, reason=None)
+        notes = _notes(case, shadow, "every check passed; MODE=shadow sends no command")
+        return Verdict(case=shadow, next_look_at=view.now + _poll_delay(view), notes=notes)
+    if case.command_not_before and view.now < case.command_not_before:
+        return Verdict(case=case, next_look_at=case.command_not_before)
+    return Verdict(case=case, command=command)
+
+
+def _ineligible(view: View, reason: Reason, checks: tuple[Check, ...], grace_until: datetime) -> Verdict:
+    failed = next(check for check in checks if check.verdict == "fail")
+    text = f"{failed.name}: expected {failed.expected}, observed {failed.observed}"
+    if reason is Reason.RULE:
+        return _closed(view, CaseState.SKIPPED, reason, text)
+    if reason is Reason.GRACE:
+        return replace(_wait(view, reason, checks, text), next_look_at=grace_until)
+    if reason is Reason.TRANSITION_SLUG_MISMATCH:
+        return _attention(view, reason, text, held=False)
+    return _wait(view, reason, checks, text)
+
+
+def _not_in_packed(view: View, state: StateValue) -> Verdict:
+    case = view.case
+    if case.packed_since is not None:
+        closing = replace(
+            case, packed_since=None, left_packed_at=view.now, left_modified_at=case.modified_at, held=False
+        )
+        view = replace(view, case=closing)
+        return _left_packed(view, state)
+    if view.open_attempt is not None:
+        return _left_packed(view, state)
+    if case.left_packed_at is not None:
+        return Verdict(case=replace(case, repacked_at=None, looking_since=None))
+    if case.held:
+        return Verdict(case=case)
+    return _never_packed(view, state)
+
+
+def _left_packed(view: View, state: StateValue) -> Verdict:
+    """It was Packed and is not any more: by us or by others? In the order of what proves most."""
+    attempt = view.possible_attempt
+    if attempt is None:
+        verdict = _left_by_others(view, state)
+        return replace(verdict, resolution=Resolution.NOT_APPLIED if view.open_attempt else None)
+    if _is_unconfirmed_success(attempt):
+        first_read_back = attempt.read_backs == 0
+        verdict = _shipped(view, Evidence.READ_BACK, f"accepted, then read as {state}")
+        return replace(verdict, learned=state.value if first_read_back else None)
+    departure = outcome.last_departure(view.log or (), PACKAGE_STATUS, view.settings.packed_status)
+    ours = outcome.names_transition(departure, attempt.command) if departure else None
+    if ours:
+        return _shipped(view, Evidence.TRANSITION_LOG, "the transition log names our transition")
+    if ours is False or attempt.resolution is Resolution.NOT_APPLIED:
+        verdict = _left_by_others(view, state)
+        return replace(verdict, resolution=Resolution.NOT_APPLIED if view.open_attempt else None)
+    if state.value in view.shipped_values:
+        return _shipped(view, Evidence.READ_BACK, f"read as {state}: by us, or by somebody at the same moment")
+    if view.shipped_event:
+        return _shipped(view, Evidence.EVENT, "a signed package.status.shipped delivery came after the send")
+    return _outcome_unknown(view, state)
+
+
+def _outcome_unknown(view: View, state: StateValue) -> Verdict:
+    text = f"left Packed for {state} after a command whose outcome nothing proves"
+    left_at = view.case.left_packed_at or view.now
+    if view.now - left_at >= POLLING_WINDOW:
+        return _attention(view, Reason.OUTCOME_UNKNOWN, text, held=True)
+    case = replace(view.case, state=CaseState.WAITING, reason=Reason.OUTCOME_UNKNOWN)
+    return Verdict(case=case, next_look_at=view.now + _poll_delay(view), notes=_notes(view.case, case, text))
+
+
+def _shipped(view: View, evidence: Evidence, text: str) -> Verdict:
+    verdict = _closed(view, CaseState.SHIPPED, None, text, evidence)
+    return replace(verdict, resolution=Resolution.APPLIED if view.open_attempt else None)
+
+
+def _left_by_others(view: View, state: StateValue) -> Verdict:
+    if state.value in view.shipped_values:
+        return _closed(view, CaseState.ALREADY_SHIPPED, None, f"read as {state}; not by us")
+    if view.cancelled_event:
+        return _closed(view, CaseState.SKIPPED, Reason.CANCELLED, f"cancelled, read as {state}")
+    return _closed(view, CaseState.SKIPPED, Reason.LEFT_PACKED, f"left Packed for {state}; not by us")
+
+
+def _never_packed(view: View, state: StateValue) -> Verdict:
+    checks = (_packed_check(state, view.settings),)
+    if state.value in view.shipped_values:
+        return _closed(view, CaseState.ALREADY_SHIPPED, None, f"read as {state}; not by us")
+    if view.cancelled_event:
+        return _closed(view, CaseState.SKIPPED, Reason.CANCELLED, f"cancelled, read as {state}")
+    if _age(view) >= POLLING_WINDOW:
+        view = replace(view, case=replace(view.case, checks=checks))
+        return _closed(view, CaseState.SKIPPED, Reason.NOT_PACKED, f"not Packed for 15 minutes, read as {state}")
+    return _wait(view, Reason.NOT_PACKED_YET, checks, f"read as {state}")
+
+
+# The checks. Each says what it expected and observed, and the reason if it fails.
+
+_Finding = tuple[Check, Reason | None]
+
+
+def is_packed(state: StateValue, settings: Settings) -> bool:
+    """Whether a state is the package status that is configured to mean Packed."""
+    return state.is_of(PACKAGE_STATUS) and state.value == settings.packed_status
+
+
+def _packed_check(state: StateValue | None, settings: Settings) -> Check:
+    expected = f"{PACKAGE_STATUS} {settings.packed_status}"
+    passed = state is not None and is_packed(state, settings)
+    return Check("package is Packed", expected, str(state), "pass" if passed else "fail")
+
+
+def _rules_finding(ruling: Match | FieldMissing) -> _Finding:
+    if isinstance(ruling, FieldMissing):
+        observed = f"rule {ruling.rule.name!r} asks {ruling.field}, which the package does not have"
+        return Check("rules", "ship", observed, "fail"), Reason.RULE_FIELD_MISSING
+    observed = f"{ruling.action} by rule {ruling.rule.name!r}" if ruling.rule else f"{ruling.action} by default"
+    if ruling.action == "ship":
+        return Check("rules", "ship", observed, "pass"), None
+    return Check("rules", "ship", observed, "fail"), Reason.RULE
+
+
+def _items_findings(snapshot: PackageSnapshot, settings: Settings) -> tuple[_Finding, ...]:
+    items = snapshot.items
+    if items is None or not items.items:
+        return ((Check("items are complete", "at least one item", "none", "fail"), Reason.NO_ITEMS),)
+    if items.problem is not None:
+        return ((Check("items are complete", "all items of the package", items.problem, "fail"), Reason.ITEMS_INCOMPLETE),)
+    complete = Check("items are complete", "all items of the package", f"{len(items.items)} items", "pass")
+    expected = f"all {PACKAGE_ITEM_STATUS} {settings.item_packed_status}"
+    states = [item.state for item in items.items]
+    strangers = [state for state in states if state is not None and not state.is_of(PACKAGE_ITEM_STATUS)]
+    if strangers:
+        check = Check("items are Packed", expected, f"an item is {strangers[0]}", "fail")
+        return ((complete, None), (check, Reason.WRONG_ENUM_CLASS))
+    counted = ", ".join(f"{count} in {value}" for value, count in sorted(items.counts().items()))
+    packed = all(state is not None and state.value == settings.item_packed_status for state in states)
+    check = Check("items are Packed", expected, counted, "pass" if packed else "fail")
+    return ((complete, None), (check, None if packed else Reason.ITEMS_MIXED))
+
+
+def _offer_finding(
+    offered: tuple[OfferedCommand, ...] | None, command: Command, settings: Settings
+) -> _Finding:
+    name, expected = "the OMS offers the command", named(command)
+    if not settings.enforce_offered:
+        return Check(name, expected, "not checked: COMMANDS_GATE=off", "unknown"), None
+    if offered is None:
+        return Check(name, expected, "no commands listed in a shape we recognise", "unknown"), None
+    by_slug = [one for one in offered if command.slug is not None and one.slug == command.slug]
+    if command.slug is not None and any(one.slug for one in offered):
+        return _slug_finding(name, command, by_slug, offered)
+    numbers = {one.transition for one in offered} - {None} or {one.command_id for one in offered} - {None}
+    if command.transition_id is None or not numbers:
+        return Check(name, expected, "the offered commands cannot be compared with ours", "unknown"), None
+    if str(command.transition_id) in numbers:
+        return Check(name, expected, "offered", "pass"), None
+    return Check(name, expected, _offers(offered), "fail"), Reason.COMMAND_NOT_OFFERED
+
+
+def _slug_finding(
+    name: str, command: Command, by_slug: list[OfferedCommand], offered: tuple[OfferedCommand, ...]
+) -> _Finding:
+    if not by_slug:
+        return Check(name, named(command), _offers(offered), "fail"), Reason.COMMAND_NOT_OFFERED
+    transitions = {one.transition for one in by_slug} - {None}
+    if command.transition_id is not None and transitions and str(command.transition_id) not in transitions:
+        observed = f"slug {command.slug!r} is transition {', '.join(sorted(filter(None, transitions)))}"
+        return Check(name, named(command), observed, "fail"), Reason.TRANSITION_SLUG_MISMATCH
+    return Check(name, named(command), "offered", "pass"), None
+
+
+def _grace_finding(now: datetime, grace_until: datetime) -> _Finding:
+    expected = f"now at or after {grace_until:%Y-%m-%dT%H:%M:%SZ}"
+    passed = now >= grace_until
+    check = Check("grace is over", expected, f"{now:%Y-%m-%dT%H:%M:%SZ}", "pass" if passed else "fail")
+    return check, None if passed else Reason.GRACE
+
+
+def _command(ruling: Match | FieldMissing, settings: Settings) -> Command:
+    """The configured command, or the rule's own: a rule that names one names all of it."""
+    rule = ruling.rule
+    if rule is None or (rule.transition_id is None and rule.slug is None):
+        return settings.command
+    return Command(rule.transition_id, rule.slug)
+
+
+def _grace_until(view: View, ruling: Match | FieldMissing) -> datetime:
+    rule = ruling.rule
+    grace = rule.grace if rule is not None and rule.grace is not None else view.settings.grace
+    return (view.case.packed_since or view.now) + grace
+
+
+def named(command: Command) -> str:
+    """The command in words."""
+    parts = [
+        f"transition {command.transition_id}" if command.transition_id is not None else "",
+        f"slug {command.slug!r}" if command.slug is not None else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _offers(offered: tuple[OfferedCommand, ...]) -> str:
+    names = (one.slug or one.transition or one.command_id or "" for one in offered)
+    return "offered: " + ", ".join(names)
+
+
+# How verdicts are made.
+
+
+def _open(attempts: tuple[Attempt, ...]) -> Attempt | None:
+    return next((attempt for attempt in attempts if attempt.resolution is None), None)
+
+
+def _possible(attempts: tuple[Attempt, ...]) -> Attempt | None:
+    return next((attempt for attempt in reversed(attempts) if attempt.outcome in _MAY_HAVE_BEEN_APPLIED), None)
+
+
+def _is_unconfirmed_success(attempt: Attempt) -> bool:
+    return attempt.outcome is Outcome.ACCEPTED and attempt.resolution is None
+
+
+def _wait(view: View, reason: Reason, checks: tuple[Check, ...], text: str) -> Verdict:
+    """Not now. What stays so for too long needs a person, told once while looks go on."""
+    view = replace(view, case=replace(view.case, checks=checks))
+    if view.case.held:
+        return Verdict(case=view.case)
+    age = _age(view)
+    if reason is Reason.COMMAND_NOT_OFFERED and age >= POLLING_WINDOW:
+        return _attention(view, reason, text, held=False)
+    if age >= view.settings.retry_max_age and reason is not Reason.GRACE:
+        if reason is Reason.ITEMS_MIXED:
+            return _attention(view, reason, text, held=False)
+        return _attention(view, Reason.BAD_SHAPE, text, held=True)
+    case = replace(view.case, state=CaseState.WAITING, reason=reason)
+    return Verdict(case=case, next_look_at=view.now + _poll_delay(view), notes=_notes(view.case, case, text))
+
+
+def _attention(view: View, reason: Reason, text: str, *, held: bool) -> Verdict:
+    case = replace(view.case, state=CaseState.NEEDS_ATTENTION, reason=reason, held=held)
+    next_look_at = None if held else view.now + _poll_delay(view)
+    return Verdict(case=case, next_look_at=next_look_at, notes=_notes(view.case, case, text))
+
+
+def _closed(
+    view: View, state: CaseState, reason: Reason | None, text: str, evidence: Evidence | None = None
+) -> Verdict:
+    case = replace(
+        view.case, state=state, reason=reason, held=False, evidence=evidence, looking_since=None, looks=0
+    )
+    return Verdict(case=case, notes=_notes(view.case, case, text))
+
+
+def _look_again(view: View, problem: str) -> Verdict:
+    """Nothing usable was read: the case stays as it is."""
+    failed = view.case.failed_reads + 1
+    case = replace(view.case, failed_reads=failed, read_problem=problem, last_look_at=view.now)
+    notes = (Note("read_failed", problem),) if problem != view.case.read_problem else ()
+    delay = outcome.backoff(failed, view.settings.retry_base, view.settings.retry_cap, view.jitter)
+    return Verdict(case=case, next_look_at=view.now + delay, notes=notes)
+
+
+def _unreadable(view: View, problem: str, reason: Reason) -> Verdict:
+    """Answered, but with nothing to decide on. It may be lag; for 15 minutes it is."""
+    view = replace(view, case=replace(view.case, looking_since=view.case.looking_since or view.now))
+    if _age(view) < POLLING_WINDOW or view.case.held:
+        return _look_again(view, problem)
+    verdict = _attention(view, reason, problem, held=True)
+    return replace(verdict, case=replace(verdict.case, last_look_at=view.now, read_problem=problem))
+
+
+def _unconfirmed(view: View, reason: Reason) -> Verdict:
+    case = replace(view.case, state=CaseState.SHIPPING, reason=reason)
+    return Verdict(case=case, next_look_at=view.now + view.settings.settle)
+
+
+def _not_applied_by_brake(view: View, delay: timedelta) -> Verdict:
+    again = view.now + delay
+    case = replace(view.case, state=CaseState.WAITING, reason=Reason.BRAKE, command_not_before=again)
+    return Verdict(case=case, next_look_at=again)
+
+
+def _unapplied(attempt: Attempt) -> Attempt:
+    return replace(attempt, resolution=Resolution.NOT_APPLIED)
+
+
+def _notes(before: Case, after: Case, text: str) -> tuple[Note, ...]:
+    """A line where the case moved; looks that change nothing leave none."""
+    if (before.state, before.reason, before.held) == (after.state, after.reason, after.held):
+        return ()
+    name = f"{after.state}/{after.reason}" if after.reason else str(after.state)
+    return (Note(name, text),)
+
+
+def _poll_delay(view: View) -> timedelta:
+    settings = view.settings
+    if _age(view) >= POLLING_WINDOW:
+        return 4 * settings.retry_cap
+    return outcome.backoff(view.case.looks, settings.retry_base, settings.retry_cap, view.jitter)
+
+
+def _age(view: View) -> timedelta:
+    return view.now - (view.case.looking_since or view.now)
+
+
+def _excluding_brakes(view: View) -> View:
+    """Time spent behind a brake does not age a case."""
+    case = view.case
+    if case.reason is not Reason.BRAKE or case.looking_since is None or case.last_look_at is None:
+        return view
+    braked_for = max(view.now - case.last_look_at, timedelta(0))
+    return replace(view, case=replace(case, looking_since=case.looking_since + braked_for))

@@ -1,0 +1,114 @@
+"""The web process: deliveries in, health out. Nothing here calls the OMS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flask import Flask, Request, Response, jsonify, request
+from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
+
+from service import config as configuration
+from service import delivery, inbox, logs
+from service.config import Config
+from service.database import Database
+from service.delivery import Delivery
+from service.errors import DatabaseUnavailable, DeliveryRejected
+from service.inbox import Receipt
+
+MAX_BODY_BYTES = 1024 * 1024
+RETRY_AFTER_S = 5
+
+
+def create_app(config: Config | None = None, database: Database | None = None) -> Flask:
+    """The WSGI application; reads the environment where it is not given a configuration."""
+    if config is None:
+        config = configuration.load(configuration.environment())
+        logs.configure(config.log_level, config.log_format, config.display_tz)
+    database = database or Database(config.database_url)
+    app = Flask("service")
+    app.url_map.strict_slashes = False
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.add_url_rule(
+        "/webhooks/oms/packages",
+        view_func=_receiver(config, database),
+        methods=["POST"],
+        provide_automatic_options=False,
+    )
+    app.add_url_rule("/livez", "livez", _alive)
+    app.add_url_rule("/healthz", "healthz", _alive)
+    app.add_url_rule("/readyz", view_func=_readiness(database))
+    app.register_error_handler(HTTPException, _refused)
+    app.register_error_handler(DeliveryRejected, _rejected)
+    app.register_error_handler(DatabaseUnavailable, _unavailable)
+    return app
+
+
+def _receiver(config: Config, database: Database) -> Callable[[], tuple[Response, int]]:
+    def receive() -> tuple[Response, int]:
+        body = _body(request)
+        headers = {name.lower(): value for name, value in request.headers}
+        secret_index = delivery.authenticate(headers, body, config.authentication)
+        read = delivery.read(headers.get("content-type"), body, secret_index)
+        if isinstance(read, Delivery):
+            receipt = inbox.accept(database, read, config.settings)
+        else:
+            receipt = inbox.put_aside(database, read, body)
+        _log_receipt(receipt, read.event_type, secret_index)
+        return jsonify(
+            status=receipt.status,
+            event_uuid=receipt.event_uuid,
+            package_id=receipt.package_id,
+            reason=receipt.reason,
+        ), 202
+
+    return receive
+
+
+def _body(request: Request) -> bytes:
+    try:
+        return request.get_data(cache=False)
+    except RequestEntityTooLarge as problem:
+        raise DeliveryRejected(413, "too_large") from problem
+    except ClientDisconnected as problem:
+        raise DeliveryRejected(400, "cut_off") from problem
+
+
+def _log_receipt(receipt: Receipt, event_type: str | None, secret_index: int | None) -> None:
+    # What is no event type we know may be anything, so it stays out of the log.
+    known_type = event_type if event_type in delivery.EVENT_TYPES else None if event_type is None else "other"
+    fields: dict[str, object] = {"event_uuid": receipt.event_uuid, "event_type": known_type}
+    if receipt.status != "quarantined":
+        fields["package_id"] = receipt.package_id
+    logs.emit(f"delivery.{receipt.status}", **fields, reason=receipt.reason, secret_index=secret_index)
+
+
+def _alive() -> Response:
+    return jsonify(status="ok")
+
+
+def _readiness(database: Database) -> Callable[[], Response]:
+    def readyz() -> Response:
+        database.probe_write()
+        return jsonify(status="ok")
+
+    return readyz
+
+
+def _refused(problem: HTTPException) -> tuple[Response, int]:
+    reasons = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+    status = problem.code or 500
+    return _error(status, reasons.get(status, "refused"))
+
+
+def _rejected(problem: DeliveryRejected) -> tuple[Response, int]:
+    logs.emit("delivery.rejected", http_status=problem.status, reason=problem.reason)
+    return _error(problem.status, problem.reason)
+
+
+def _unavailable(problem: DatabaseUnavailable) -> tuple[Response, int, dict[str, str]]:
+    logs.emit("database.unavailable", where="web", cause=str(problem))
+    return *_error(503, "database_unavailable"), {"Retry-After": str(RETRY_AFTER_S)}
+
+
+def _error(status: int, reason: str) -> tuple[Response, int]:
+    return jsonify(status="error", reason=reason), status

@@ -1,0 +1,134 @@
+"""What Akinon's JSON is made of, as marshmallow fields shared by deliveries and snapshots.
+
+Every field takes untrusted values and raises nothing but marshmallow's `ValidationError`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields
+
+PACKAGE_STATUS = "PackageStatus"
+PACKAGE_ITEM_STATUS = "PackageItemStatus"
+
+MAX_PACKAGE_ID = 2**53 - 1
+MAX_TEXT = 200
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def clean(text: str, limit: int = MAX_TEXT) -> str:
+    """Text any database can store: NUL and lone surrogates become U+FFFD, cut to `limit` characters."""
+    return _UNSTORABLE.sub("\ufffd", text[:limit])
+
+
+@dataclass(frozen=True, slots=True)
+class StateValue:
+    """A state as the OMS names it: by number within an enumeration, never by its editable name."""
+
+    enum_class: str | None
+    value: str
+
+    def is_of(self, enum_class: str) -> bool:
+        """Whether the number belongs to this enumeration. A state that does not say is taken to.
+
+        In Omnitron's order status 500 means shipped, in the OMS's PackageStatus it means Packed.
+        """
+        return self.enum_class is None or self.enum_class == enum_class
+
+    def __str__(self) -> str:
+        return self.value if self.enum_class is None else f"{self.enum_class} {self.value}"
+
+
+class Text(fields.Field[str]):
+    """A string, or a number written as one, cleaned for storing."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValidationError("not a text")
+        return clean(str(value))
+
+
+class PackageId(fields.Field[int]):
+    """A JSON integer from 1 to 2**53 - 1: what every JSON reader on the way keeps exactly."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValidationError("not a package id")
+        if value > MAX_PACKAGE_ID:
+            raise ValidationError("number_too_big")
+        return value
+
+
+class OwnerId(fields.Field[int]):
+    """A reference to another object: its id, or the object itself.
+
+    The package-item example shows an integer, the item model an object.
+    """
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        inner = value.get("id") if isinstance(value, Mapping) else value
+        if isinstance(inner, bool) or not isinstance(inner, int):
+            raise ValidationError("not a reference")
+        return inner
+
+
+class State(fields.Field[StateValue]):
+    """`{"enum_class": …, "enum_value": …}`.
+
+    ASSUMED: a bare number or string, as the OMS's short package model describes it, is the value.
+    """
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> StateValue:
+        if isinstance(value, Mapping):
+            enum_class = value.get("enum_class")
+            if enum_class is not None and not isinstance(enum_class, str):
+                raise ValidationError("enum_class is not a text")
+            return StateValue(None if enum_class is None else clean(enum_class), _number(value.get("enum_value")))
+        return StateValue(None, _number(value))
+
+
+class Moment(fields.Field[datetime]):
+    """An ISO 8601 instant; without an offset it is UTC."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
+        try:
+            moment = datetime.fromisoformat(value)
+            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        except (TypeError, ValueError, OverflowError) as problem:
+            raise ValidationError("not an instant") from problem
+
+
+class TolerantSchema(Schema):
+    """Unknown keys are left out; a field that cannot be read is absent, the others are kept."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    def read(self, value: object) -> dict[str, Any]:
+        """What could be read of `value`; nothing at all if it is not an object."""
+        loaded, _ = self.read_with_problems(value)
+        return loaded
+
+    def read_with_problems(self, value: object) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        """What could be read, and marshmallow's messages for what was there and could not."""
+        if not isinstance(value, Mapping):
+            return {}, {"_schema": ["not an object"]}
+        try:
+            return dict(self.load(value)), {}
+        except ValidationError as problem:
+            return cast(dict[str, Any], problem.valid_data), cast(dict[str, Any], problem.messages)
+
+
+def _number(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValidationError("enum_value is not a number or text")
+    text = clean(str(value).strip())
+    if not text:
+        raise ValidationError("enum_value is empty")
+    return text

@@ -1,0 +1,244 @@
+"""The work list: one row for each package, with its due time, its lease and its fence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from service import brakes
+from service.database import Database, Transaction, packages
+from service.policy import Case, CaseState, Check, Evidence, Reason
+from service.wire import StateValue
+
+MIN_LOOK_INTERVAL = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to work on a package until `leased_until`; every write of its holder names the fence."""
+
+    case: Case
+    fence: int
+    hint_seq: int
+    hinted: bool
+    leased_until: datetime
+
+
+def hint(database: Database, transaction: Transaction, package_id: int, source: str) -> None:
+    """Says "look at this package": soon, but not within a second of the last look.
+
+    Never touches what a command has to wait for, a budget or a held case.
+    """
+    now = transaction.now
+    soonest = _not_before_last_look(now)
+    insert = database.insert(packages).values(
+        package_id=package_id,
+        state=CaseState.WAITING,
+        hint_seq=1,
+        hinted=True,
+        due_at=now,
+        first_hint=source,
+        created_at=now,
+        changed_at=now,
+    )
+    transaction.execute(
+        insert.on_conflict_do_update(
+            index_elements=[packages.c.package_id],
+            set_={
+                "hint_seq": packages.c.hint_seq + 1,
+                "hinted": True,
+                "due_at": sa.case(
+                    (packages.c.due_at.is_(None), soonest),
+                    (packages.c.due_at > soonest, soonest),
+                    else_=packages.c.due_at,
+                ),
+            },
+        )
+    )
+
+
+def claim(
+    database: Database, most: int, most_relooks: int, lease: timedelta, rate_per_s: float
+) -> tuple[Claim, ...]:
+    """Takes up due packages: hinted ones first, the others at most `most_relooks`, oldest due first.
+
+    The rate is taken here, so a package taken up can finish. Packages whose lease ran out are due again.
+    """
+    with database.transaction() as transaction:
+        due = _due(transaction, hinted=True, most=most)
+        due += _due(transaction, hinted=False, most=min(most - len(due), most_relooks))
+        if not due:
+            return ()
+        allowed = brakes.admit(transaction, due, rate_per_s)
+        return _take(transaction, allowed, lease)
+
+
+def release(
+    transaction: Transaction, claimed: Claim, case: Case, next_look_at: datetime | None
+) -> bool:
+    """Gives a package back with its new case. False where the fence is not ours any more: nothing was written.
+
+    A hint that came meanwhile makes it due at once.
+    """
+    unhinted = packages.c.hint_seq == claimed.hint_seq
+    changed = sa.update(packages).where(*_ours(claimed)).values(
+        **_columns(case),
+        due_at=sa.case((unhinted, sa.literal(next_look_at, packages.c.due_at.type)), else_=transaction.now + MIN_LOOK_INTERVAL),
+        hinted=sa.case((unhinted, sa.false()), else_=sa.true()),
+        leased_until=None,
+        changed_at=transaction.now,
+    )
+    return transaction.execute(changed).rowcount == 1
+
+
+def renew(transaction: Transaction, claimed: Claim, case: Case, lease: timedelta) -> bool:
+    """Writes the case and extends a lease that still runs. False where it does not, or is not ours."""
+    changed = (
+        sa.update(packages)
+        .where(*_ours(claimed), packages.c.leased_until > transaction.now)
+        .values(**_columns(case), leased_until=transaction.now + lease, changed_at=transaction.now)
+    )
+    return transaction.execute(changed).rowcount == 1
+
+
+def find(transaction: Transaction, package_id: int) -> sa.RowMapping | None:
+    """The whole row of a package."""
+    found = transaction.execute(sa.select(packages).where(packages.c.package_id == package_id))
+    return found.mappings().first()
+
+
+def listed(
+    transaction: Transaction, state: str | None, reason: str | None, after: int = 0, limit: int = 100
+) -> list[sa.RowMapping]:
+    """Rows by package id, beginning behind `after`."""
+    query = sa.select(packages).where(packages.c.package_id > after).order_by(packages.c.package_id).limit(limit)
+    if state is not None:
+        query = query.where(packages.c.state == state)
+    if reason is not None:
+        query = query.where(packages.c.reason == reason)
+    return list(transaction.execute(query).mappings())
+
+
+def recheck(transaction: Transaction, package_id: int) -> bool:
+    """An operator's word: look again with fresh budgets, held or not. False for a package never seen."""
+    closed = packages.c.state.in_([CaseState.SHIPPED, CaseState.ALREADY_SHIPPED])
+    changed = (
+        sa.update(packages)
+        .where(packages.c.package_id == package_id)
+        .values(
+            state=sa.case((closed, packages.c.state), else_=CaseState.WAITING),
+            reason=sa.case((closed, packages.c.reason), else_=None),
+            held=False,
+            refusals=0,
+            looking_since=None,
+            looks=0,
+            failed_reads=0,
+            command_not_before=None,
+            # Whoever works on it with the old budgets must not write them back.
+            fence=packages.c.fence + 1,
+            leased_until=None,
+            hint_seq=packages.c.hint_seq + 1,
+            hinted=True,
+            due_at=transaction.now,
+            changed_at=transaction.now,
+        )
+    )
+    return transaction.execute(changed).rowcount == 1
+
+
+def dismiss(transaction: Transaction, package_id: int) -> bool:
+    """An operator's word: leave this package alone for this episode. False where there is no open case."""
+    changed = (
+        sa.update(packages)
+        .where(packages.c.package_id == package_id)
+        .where(packages.c.state.in_([CaseState.WAITING, CaseState.WOULD_SHIP, CaseState.NEEDS_ATTENTION]))
+        .values(
+            state=CaseState.SKIPPED,
+            reason=Reason.DISMISSED,
+            held=True,
+            fence=packages.c.fence + 1,
+            leased_until=None,
+            due_at=None,
+            hinted=False,
+            changed_at=transaction.now,
+        )
+    )
+    return transaction.execute(changed).rowcount == 1
+
+
+def look_again_at(transaction: Transaction, reason: Reason) -> None:
+    """Makes every package that waits for this reason due now."""
+    due_now = sa.update(packages).where(packages.c.state == CaseState.WAITING, packages.c.reason == reason)
+    transaction.execute(due_now.values(due_at=transaction.now))
+
+
+def case_of(row: sa.RowMapping) -> Case:
+    """The case in a row of `packages`."""
+    values = {name: row[name] for name in _PLAIN}
+    state_value = row["state_value"]
+    return Case(
+        **values,
+        state=CaseState(row["state"]),
+        reason=None if row["reason"] is None else Reason(row["reason"]),
+        evidence=None if row["evidence"] is None else Evidence(row["evidence"]),
+        state_seen=None if state_value is None else StateValue(row["state_class"], state_value),
+        checks=tuple(Check(**check) for check in row["checks"]),
+    )
+
+
+_CONVERTED = {"state", "reason", "evidence", "state_seen", "checks"}
+_PLAIN = tuple(one.name for one in dataclasses.fields(Case) if one.name not in _CONVERTED)
+
+
+def _columns(case: Case) -> dict[str, Any]:
+    columns: dict[str, Any] = {name: getattr(case, name) for name in _PLAIN if name != "package_id"}
+    return columns | {
+        "state": case.state,
+        "reason": case.reason,
+        "evidence": case.evidence,
+        "state_class": case.state_seen.enum_class if case.state_seen else None,
+        "state_value": case.state_seen.value if case.state_seen else None,
+        "facts": dict(case.facts),
+        "checks": [dataclasses.asdict(check) for check in case.checks],
+    }
+
+
+def _due(transaction: Transaction, *, hinted: bool, most: int) -> list[int]:
+    if most <= 0:
+        return []
+    found = transaction.execute(
+        sa.select(packages.c.package_id)
+        .where(packages.c.hinted == hinted, packages.c.due_at <= transaction.now)
+        .where(sa.or_(packages.c.leased_until.is_(None), packages.c.leased_until <= transaction.now))
+        .order_by(packages.c.due_at)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    return list(found.scalars())
+
+
+def _take(transaction: Transaction, package_ids: Iterable[int], lease: timedelta) -> tuple[Claim, ...]:
+    taken = transaction.execute(
+        sa.update(packages)
+        .where(packages.c.package_id.in_(list(package_ids)))
+        .values(leased_until=transaction.now + lease, fence=packages.c.fence + 1)
+        .returning(packages)
+    ).mappings()
+    return tuple(
+        Claim(case_of(row), row["fence"], row["hint_seq"], row["hinted"], row["leased_until"]) for row in taken
+    )
+
+
+def _not_before_last_look(now: datetime) -> sa.ColumnElement[Any]:
+    soonest_us = sa.type_coerce(packages.c.last_look_at, sa.BigInteger) + MIN_LOOK_INTERVAL // timedelta(microseconds=1)
+    soonest = sa.type_coerce(soonest_us, packages.c.due_at.type)
+    return sa.case((soonest > now, soonest), else_=sa.literal(now, packages.c.due_at.type))
+
+
+def _ours(claimed: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+    return packages.c.package_id == claimed.case.package_id, packages.c.fence == claimed.fence
