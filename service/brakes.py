@@ -73,13 +73,14 @@ def admit(transaction: Transaction, due: Sequence[int], rate_per_s: float) -> Se
     if rate_per_s == 0:
         return due
     interval = timedelta(seconds=1 / rate_per_s)
+    burst = max(RATE_BURST, interval)
     next_slot = max(found.next_slot_at or now, now)
-    # A clock that was set back must not close the gate for as long as it was set back.
-    next_slot = min(next_slot, now + RATE_BURST + interval)
-    admitted = min(len(due), int((now + max(RATE_BURST, interval) - next_slot) / interval))
+    if next_slot > now + burst:  # only a clock that was set back leads here
+        next_slot = now
+    admitted = min(len(due), int((now + burst - next_slot) / interval))
     if admitted > 0:
         _write(transaction, next_slot_at=next_slot + admitted * interval)
-    return due[: max(admitted, 0)]
+    return due[:admitted]
 
 
 def note_answer(

@@ -261,7 +261,9 @@ class Database:
                 connection = connection.execution_options(read_only=read_only)
                 with connection.begin():
                     yield Transaction(connection, self._now(connection))
-        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as problem:
+        except (sa.exc.ProgrammingError, sa.exc.IntegrityError, sa.exc.DataError):
+            raise  # defects of ours, not of the database
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError) as problem:
             raise DatabaseUnavailable(f"the database cannot be used: {_first_line(problem)}") from problem
 
     def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:

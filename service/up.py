@@ -93,6 +93,8 @@ def _sandbox_environment(url: str, oms: sandbox.StandInOms) -> dict[str, str]:
         "SHIP_SLUG": oms.slug,
         "WEBHOOK_SECRETS": sandbox.SANDBOX_SECRET,
         "RULES_FILE": str(rules_file),
+        "SETTLE_S": "1",
+        "RETRY_BASE_S": "1",
     }
     SANDBOX_ENVIRONMENT.write_text(json.dumps(environment), encoding="utf-8")
     return environment

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service import brakes
-from service.database import Database, Transaction, packages
+from service.database import Database, Instant, Transaction, packages
 from service.policy import Case, CaseState, Check, Evidence, Reason
 from service.wire import StateValue
 
@@ -88,7 +88,10 @@ def release(
     unhinted = packages.c.hint_seq == claimed.hint_seq
     changed = sa.update(packages).where(*_ours(claimed)).values(
         **_columns(case),
-        due_at=sa.case((unhinted, sa.literal(next_look_at, packages.c.due_at.type)), else_=transaction.now + MIN_LOOK_INTERVAL),
+        due_at=sa.case(
+            (unhinted, sa.literal(next_look_at, Instant())),
+            else_=sa.literal(transaction.now + MIN_LOOK_INTERVAL, Instant()),
+        ),
         hinted=sa.case((unhinted, sa.false()), else_=sa.true()),
         leased_until=None,
         changed_at=transaction.now,
@@ -236,8 +239,8 @@ def _take(transaction: Transaction, package_ids: Iterable[int], lease: timedelta
 
 def _not_before_last_look(now: datetime) -> sa.ColumnElement[Any]:
     soonest_us = sa.type_coerce(packages.c.last_look_at, sa.BigInteger) + MIN_LOOK_INTERVAL // timedelta(microseconds=1)
-    soonest = sa.type_coerce(soonest_us, packages.c.due_at.type)
-    return sa.case((soonest > now, soonest), else_=sa.literal(now, packages.c.due_at.type))
+    soonest = sa.type_coerce(soonest_us, Instant())
+    return sa.case((soonest > now, soonest), else_=sa.literal(now, Instant()))
 
 
 def _ours(claimed: Claim) -> tuple[sa.ColumnElement[bool], ...]:

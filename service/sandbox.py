@@ -1,0 +1,566 @@
+"""A stand-in OMS on loopback: packages, items, commands, transition logs, and webhooks sent as the real one does.
+
+It behaves as Akinon's documentation and its sender library (dj-whisperer 0.5.3) say, knows nothing of how we decide,
+and keeps a ledger of what it was asked and what it applied, so that it can judge.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from queue import Empty, PriorityQueue
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+from uuid import UUID
+
+from service import sender
+
+PACKED, READY, CANCELLED = "500", "400", "990"
+SANDBOX_SECRET = "sandbox-webhook-secret"
+SANDBOX_RULES = """\
+# The sandbox's rules: packages of the marketplace are shipped by the marketplace.
+default = "ship"
+
+[[rule]]
+name = "marketplace ships its own"
+when = {channel_name = ["Marketplace"]}
+action = "skip"
+"""
+_PACKAGES = "/api/v1/oms/packages/"
+_ITEMS = "/api/v1/oms/packages/package-items/"
+_LOGS = "/api/v1/oms/state-transition-logs/"
+_PACKAGE_STATUS, _ITEM_STATUS = "PackageStatus", "PackageItemStatus"
+_MOST_RETRIES = 10
+
+
+@dataclass(slots=True)
+class Package:
+    """A package of the stand-in. `lag` counts the commands Omnitron will still refuse for it."""
+
+    package_id: int
+    state: str
+    items: list[str]
+    channel_name: str = "Shop"
+    payment_type: str = "credit_card"
+    erp_code: str = "369"
+    lag: int = 0
+    modified_at: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    method: str
+    path: str
+    query: Mapping[str, str]
+    token: str
+    body: bytes
+
+    @property
+    def operation(self) -> str:
+        """Which of the OMS's services is asked: list, read, items, log or command."""
+        if self.method == "POST":
+            return "command"
+        if self.path.startswith(_LOGS):
+            return "log"
+        if self.path.startswith(_ITEMS):
+            return "items"
+        return "list" if self.path == _PACKAGES else "read"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One line of the ledger: a request and what it was answered."""
+
+    operation: str
+    package_id: int | None
+    body: bytes
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One line of the ledger: a package moved."""
+
+    package_id: int
+    old: str
+    new: str
+    by_command: bool
+
+
+@dataclass(slots=True)
+class Sent:
+    """One event of the sender and how each of its deliveries was answered."""
+
+    event_uuid: str
+    event_type: str
+    package_id: int
+    document: Mapping[str, Any] | None = None
+    statuses: list[int | None] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class StandInOms:
+    """The OMS. All methods may be called from any thread.
+
+    `offers` makes an element of a packed package's `commands` (None: the list stays empty, as in the only
+    published sample). `duplicates` is the share of events sent again under their uuid, `doubles` the share sent
+    again under a fresh one.
+    """
+
+    token: str = "sandbox-token"
+    transition_id: int = 12
+    slug: str = "ship-without-integration"
+    shipped: str = ""
+    inline_items: bool = True
+    offers: bool = True
+    page_size: int = 20
+    duplicates: float = 0.0
+    doubles: float = 0.0
+    retry_unit_s: float = 1.0
+    rng: random.Random = field(default_factory=random.Random)
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def __post_init__(self) -> None:
+        # Nobody outside can know beforehand which number means shipped.
+        self.shipped = self.shipped or str(self.rng.choice([n for n in range(510, 900, 10) if n not in (550, 600)]))
+        self.packages: dict[int, Package] = {}
+        self.logs: list[dict[str, Any]] = []
+        self.received: list[Received] = []
+        self.applied: list[Applied] = []
+        self.sent: list[Sent] = []
+        self._lock = threading.RLock()
+        self._sender: _Sender | None = None
+
+    # People at work in the OMS.
+
+    def create(self, package_id: int, items: Iterable[str] = ("100",), **changes: Any) -> Package:
+        """A new package, announced by package.created."""
+        with self._lock:
+            package = Package(package_id, changes.pop("state", READY), list(items), **changes)
+            package.modified_at = self.clock()
+            self.packages[package_id] = package
+            self._announce(package, "package.created")
+            return package
+
+    def pack(self, package_id: int, items: Iterable[str] | None = None) -> None:
+        """Moves a package to Packed, and its items unless they are given."""
+        package = self.packages[package_id]
+        new = list(items) if items is not None else [PACKED] * len(package.items)
+        self._move(package_id, PACKED, new, "package.status.packed")
+
+    def set_items(self, package_id: int, items: Iterable[str]) -> None:
+        """Changes items without any webhook."""
+        with self._lock:
+            self.packages[package_id].items = list(items)
+            self.packages[package_id].modified_at = self.clock()
+
+    def cancel(self, package_id: int) -> None:
+        """Cancels a package."""
+        self._move(package_id, CANCELLED, None, "package.status.cancelled")
+
+    def unpack(self, package_id: int) -> None:
+        """Back from Packed to Ready for Packaging."""
+        self._move(package_id, READY, None, None)
+
+    def ship_by_hand(self, package_id: int) -> None:
+        """A person presses Ship."""
+        items = [self.shipped] * len(self.packages[package_id].items)
+        self._move(package_id, self.shipped, items, "package.status.shipped", transition=self.transition_id + 1)
+
+    # The service.
+
+    def answer(self, request: Request) -> Response | Callable[[socket.socket], None]:
+        """Answers one request, or says what to do to the bare connection. Tests wrap this to misbehave."""
+        if request.token != f"Token {self.token}":
+            return _json(401, {"detail": "Invalid token."})
+        with self._lock:
+            match request.operation:
+                case "command":
+                    return self._command(request)
+                case "log":
+                    return self._page(request, self._log_rows(request))
+                case "items":
+                    return self._page(request, self._item_rows(request))
+                case "list":
+                    return self._page(request, self._package_rows(request))
+            package = self.packages.get(_id_in(request.path) or 0)
+            return _json(200, self.document(package)) if package else _json(404, {"detail": "Not found."})
+
+    def note(self, request: Request, status: int) -> None:
+        """Writes the ledger's line for a request that was answered; status 0 for one that was not."""
+        with self._lock:
+            self.received.append(Received(request.operation, _id_in(request.path), request.body, status))
+
+    def commands_for(self, package_id: int) -> int:
+        """How many commands for a package arrived, whatever they were answered."""
+        return sum(one.operation == "command" and one.package_id == package_id for one in self.received)
+
+    def shipped_by_command(self, package_id: int) -> int:
+        """How often a command moved this package to shipped."""
+        return sum(one.package_id == package_id and one.by_command for one in self.applied)
+
+    def document(self, package: Package) -> dict[str, Any]:
+        """The package as the package service and the webhook show it; the customer is made up."""
+        offered = [{"id": 7, "transition": self.transition_id, "slug": self.slug, "name": "Ship"}]
+        document: dict[str, Any] = {
+            "id": package.package_id,
+            "city": "\u0130stanbul",
+            "state": _state(package.state, _PACKAGE_STATUS),
+            "number": f"{package.package_id:09}",
+            "commands": offered if self.offers and package.state == PACKED else [],
+            "shipment": None,
+            "order_notes": "Leave it with Zeynep Canary, +90 555 000 00 00",
+            "channel_name": package.channel_name,
+            "order_number": f"{package.package_id:011}",
+            "payment_type": package.payment_type,
+            "modified_date": _stamp(package.modified_at),
+            "invoice_number": None,
+            "stock_location": {"id": 1, "erp_code": package.erp_code, "address": {"line": "Canary Street 1"}},
+        }
+        if self.inline_items:
+            document["packageitem_set"] = self._items_of(package)
+        return document
+
+    def _command(self, request: Request) -> Response:
+        package = self.packages.get(_id_in(request.path) or 0)
+        if package is None:
+            return _json(404, {"detail": "Not found."})
+        body = json.loads(request.body)
+        named = body.get("transition") == self.transition_id or body.get("slug") == self.slug
+        if not named or body.get("package") != package.package_id:
+            return _json(400, {"non_field_errors": ["Unknown transition."], "code": "transition_100_1"})
+        if package.state != PACKED or set(package.items) != {PACKED}:
+            return _json(406, {"code": "package_100_3", "en": "This command cannot run in this state."})
+        if package.lag > 0:
+            package.lag -= 1
+            return _json(400, {"non_field_errors": ["Item statuses differ on Omnitron."], "code": "transition_100_2"})
+        self.apply(package.package_id)
+        return Response(204)
+
+    def apply(self, package_id: int) -> None:
+        """The command's effect."""
+        items = [self.shipped] * len(self.packages[package_id].items)
+        self._move(package_id, self.shipped, items, "package.status.shipped", self.transition_id, by_command=True)
+
+    def _move(
+        self,
+        package_id: int,
+        new: str,
+        items: list[str] | None,
+        event_type: str | None,
+        transition: int | None = None,
+        *,
+        by_command: bool = False,
+    ) -> None:
+        with self._lock:
+            package = self.packages[package_id]
+            self.applied.append(Applied(package_id, package.state, new, by_command))
+            command = None if transition is None else {"slug": "PKG_STATE_TRANSITION", "transition_id": transition}
+            entry = {
+                "id": len(self.logs) + 1,
+                "old_state": _state(package.state, _PACKAGE_STATUS),
+                "new_state": _state(new, _PACKAGE_STATUS),
+                "user": None,
+                "attributes": {"command": command} if command else None,
+                "created_date": _stamp(self.clock()),
+                "object_id": package_id,
+                "content_type": 26,
+            }
+            self.logs.append(entry)
+            package.state, package.modified_at = new, self.clock()
+            if items is not None:
+                package.items = items
+            self._announce(package, "package.status.transitioned")
+            if event_type is not None:
+                self._announce(package, event_type)
+
+    def _items_of(self, package: Package) -> list[dict[str, Any]]:
+        return [
+            {"id": package.package_id * 100 + n, "state": _state(value, _ITEM_STATUS), "package": package.package_id}
+            for n, value in enumerate(package.items)
+        ]
+
+    def _item_rows(self, request: Request) -> list[dict[str, Any]]:
+        wanted = request.query.get("package")
+        chosen = [p for p in self.packages.values() if wanted is None or str(p.package_id) == wanted]
+        return [item for package in chosen for item in self._items_of(package)]
+
+    def _log_rows(self, request: Request) -> list[dict[str, Any]]:
+        wanted = request.query.get("object_id")
+        return [entry for entry in reversed(self.logs) if wanted is None or str(entry["object_id"]) == wanted]
+
+    def _package_rows(self, request: Request) -> list[dict[str, Any]]:
+        state, above = request.query.get("state__enum_value"), int(request.query.get("id__gt", 0))
+        chosen = [p for p in self.packages.values() if state in (None, p.state) and p.package_id > above]
+        return [self.document(package) for package in sorted(chosen, key=lambda p: p.package_id)]
+
+    def _page(self, request: Request, rows: list[dict[str, Any]]) -> Response:
+        number, size = int(request.query.get("page", 1)), self.page_size
+        following = "&".join(f"{k}={v}" for k, v in {**request.query, "page": str(number + 1)}.items())
+        more = number * size < len(rows)
+        page = {
+            "count": len(rows),
+            "next": f"{request.path}?{following}" if more else None,
+            "previous": None,
+            "results": rows[(number - 1) * size : number * size],
+        }
+        return _json(200, page)
+
+    # The sender.
+
+    def start(self, target_url: str, secret: str = SANDBOX_SECRET) -> None:
+        """Begins to send webhooks to `target_url`; events that were announced before are sent now."""
+        with self._lock:
+            self._sender = _Sender(self, target_url, secret)
+            for sent in self.sent:
+                self._sender.post(sent)
+
+    def stop(self) -> None:
+        """Sends nothing more and waits for the delivery under way."""
+        if self._sender is not None:
+            self._sender.stop()
+
+    def is_idle(self) -> bool:
+        """Whether every event that was announced has been delivered or given up."""
+        return self._sender is not None and self._sender.is_idle()
+
+    def send(self, package_id: int, event_type: str, document: Mapping[str, Any] | None = None) -> Sent:
+        """An event under a fresh uuid. Without a document the package is shown as it is at the first attempt."""
+        with self._lock:
+            sent = Sent(UUID(int=self.rng.getrandbits(128)).hex, event_type, package_id, document)
+            self.sent.append(sent)
+            if self._sender is not None:
+                self._sender.post(sent)
+                if self.rng.random() < self.duplicates:
+                    self._sender.post(sent)
+            return sent
+
+    def _announce(self, package: Package, event_type: str) -> None:
+        self.send(package.package_id, event_type)
+        if self.rng.random() < self.doubles:
+            self.send(package.package_id, event_type)
+
+
+class _Sender:
+    """Delivers events with the retries of dj-whisperer: 11 attempts, exponential, on 400 and above or no answer."""
+
+    _THREADS = 4
+
+    def __init__(self, oms: StandInOms, target_url: str, secret: str) -> None:
+        self._oms = oms
+        self._target_url = target_url
+        self._secret = secret
+        self._due: PriorityQueue[tuple[float, int, Sent, int]] = PriorityQueue()
+        self._stopping = threading.Event()
+        self._pending = 0
+        self._sequence = 0
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self._THREADS)]
+        for thread in self._threads:
+            thread.start()
+
+    def post(self, sent: Sent, retries: int = 0, delay_s: float = 0.0) -> None:
+        with self._lock:
+            self._pending += 1
+            self._sequence += 1
+            self._due.put((time.monotonic() + delay_s, self._sequence, sent, retries))
+
+    def is_idle(self) -> bool:
+        return self._pending == 0
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                due, sequence, sent, retries = self._due.get(timeout=0.05)
+            except Empty:
+                continue
+            if due > time.monotonic():
+                self._due.put((due, sequence, sent, retries))
+                self._stopping.wait(0.01)
+                continue
+            self._deliver(sent, retries)
+            with self._lock:
+                self._pending -= 1
+
+    def _deliver(self, sent: Sent, retries: int) -> None:
+        if sent.document is None:
+            sent.document = self._oms.document(self._oms.packages[sent.package_id])
+        elif retries:
+            # A retry is read back from a jsonb column, which orders keys by length: other bytes, same event.
+            sent.document = dict(sorted(sent.document.items(), key=lambda member: (len(member[0]), member[0])))
+        body = sender.encode(sent.event_type, sent.event_uuid, sent.document)
+        headers = sender.headers(sent.event_type, body, self._secret)
+        status = sender.post(self._target_url, body, headers)
+        sent.statuses.append(status)
+        if (status is None or status >= 400) and retries < _MOST_RETRIES:
+            self.post(sent, retries + 1, self._oms.retry_unit_s * 2**retries)
+
+
+class Server:
+    """The stand-in's HTTP server, on a thread of its own."""
+
+    def __init__(self, oms: StandInOms, port: int = 0) -> None:
+        self._server = _Listener(("127.0.0.1", port), _Handler)
+        self._server.oms = oms
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """Closes the socket; connections under way end by themselves."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@contextmanager
+def serve(oms: StandInOms, port: int = 0) -> Iterator[Server]:
+    """The stand-in on loopback for the length of a block."""
+    server = Server(oms, port)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+    oms: StandInOms
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    server: _Listener
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
+    def _serve(self) -> None:
+        parts = urlsplit(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        token = self.headers.get("Authorization", "")
+        request = Request(self.command, parts.path, dict(parse_qsl(parts.query)), token, body)
+        if not parts.path.endswith("/"):
+            self._respond(Response(301, headers={"Location": parts.path + "/"}))
+            return
+        response = self.server.oms.answer(request)
+        if isinstance(response, Response):
+            self.server.oms.note(request, response.status)
+            self._respond(response)
+        else:
+            self.server.oms.note(request, 0)
+            self.close_connection = True
+            response(self.connection)
+
+    def _respond(self, response: Response) -> None:
+        self.send_response(response.status)
+        for name, value in response.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(response.body)))
+        self.end_headers()
+        self.wfile.write(response.body)
+        self.wfile.flush()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """The ledger is the log."""
+
+
+# What `autoship up --sandbox` shows.
+
+
+def sample_oms() -> StandInOms:
+    """The OMS of the sandbox, before anything happens in it."""
+    oms = StandInOms(duplicates=0.3, doubles=0.2)
+    for package_id in range(73, 79):
+        oms.create(package_id, ["400"] * (1 + package_id % 3))
+    oms.create(79, ["400", "400"])
+    oms.create(80, ["400"])
+    oms.create(81, ["400"])
+    for package_id in (82, 83):
+        oms.create(package_id, ["400"], channel_name="Marketplace")
+    oms.create(84, ["400", "400"])
+    oms.create(85, ["400"])
+    return oms
+
+
+def play(oms: StandInOms, pace_s: float = 0.4, sleep: Callable[[float], None] = time.sleep) -> None:
+    """A few seconds in a warehouse: most packages are packed, some go their own ways."""
+    for package_id in (73, 74, 82, 75, 76, 83, 77, 78):
+        oms.pack(package_id)
+        sleep(pace_s)
+    oms.pack(79, [PACKED, "200"])
+    for package_id in (80, 81, 85):
+        # Serialised while Packed, read later: 80 was unpacked meanwhile, 81 cancelled, 85 shipped by a person.
+        oms.send(package_id, "package.status.packed", oms.document(oms.packages[package_id]) | _PACKED_STATE)
+    oms.cancel(81)
+    oms.ship_by_hand(85)
+    oms.pack(84, [PACKED, READY])
+    sleep(10 * pace_s)
+    oms.set_items(84, [PACKED, PACKED])
+
+
+def run_alone(port: int, say: Callable[[str], None]) -> None:
+    """The stand-in OMS in the foreground until Ctrl-C; `say` is told how to reach it."""
+    oms = sample_oms()
+    for package_id in oms.packages:
+        oms.pack(package_id)
+    with serve(oms, port) as server:
+        say(f"OMS_BASE_URL={server.url}")
+        say(f"OMS_TOKEN={oms.token}")
+        say(f"SHIP_TRANSITION_ID={oms.transition_id}")
+        say(f"SHIP_SLUG={oms.slug}")
+        say(f"WEBHOOK_SECRETS={SANDBOX_SECRET}")
+        threading.Event().wait()
+
+
+def _state(value: str, enum_class: str) -> dict[str, Any]:
+    return {"id": 50, "name": f"State {value}", "config": {}, "enum_class": enum_class, "enum_value": value}
+
+
+_PACKED_STATE = {"state": _state(PACKED, _PACKAGE_STATUS)}
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _id_in(path: str) -> int | None:
+    found = path.removeprefix(_PACKAGES).partition("/")[0]
+    return int(found) if path.startswith(_PACKAGES) and found.isdigit() else None
+
+
+def _json(status: int, document: object) -> Response:
+    return Response(status, json.dumps(document).encode(), {"Content-Type": "application/json"})

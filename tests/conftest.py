@@ -1,0 +1,88 @@
+"""What all tests share: a database, a configuration, the application, deliveries as the OMS sends them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from service import config as configuration
+from service import sender
+from service.config import Config
+from service.database import Database
+from service.web import create_app
+
+SECRET = "s3cr3t"
+MINIMAL = {
+    "OMS_BASE_URL": "http://127.0.0.1:9",
+    "OMS_TOKEN": "token-canary",
+    "SHIP_TRANSITION_ID": "12",
+    "WEBHOOK_SECRETS": SECRET,
+}
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/autoship.db"
+
+
+@pytest.fixture
+def configured(database_url: str) -> Callable[..., Config]:
+    """The configuration of an environment with the given variables over a minimal one."""
+
+    def configure(**variables: str) -> Config:
+        return configuration.load({**MINIMAL, "DATABASE_URL": database_url, **variables})
+
+    return configure
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A migrated, empty database."""
+    database = Database(database_url)
+    database.migrate(MINIMAL["OMS_BASE_URL"])
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def app(configured: Callable[..., Config], database: Database) -> Flask:
+    return create_app(configured(), database)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+def a_document(package_id: object = 73, **changes: Any) -> dict[str, Any]:
+    """A package webhook saying Packed; `state`, `type` and `uuid` change those parts of it."""
+    state = changes.pop("state", "500")
+    return {
+        "event": {
+            "type": changes.pop("type", "package.status.packed"),
+            "uuid": changes.pop("uuid", "c9591f0d1c1d4da58ade880921bd7e93"),
+        },
+        "payload": {
+            "id": package_id,
+            "city": "\u0130stanbul",
+            "state": {"enum_class": "PackageStatus", "enum_value": state},
+            **changes,
+        },
+    }
+
+
+def signed(body: bytes, secret: str = SECRET) -> dict[str, str]:
+    """The headers the sender puts on `body`."""
+    return sender.headers("package.status.packed", body, secret)
+
+
+def deliver(client: FlaskClient, document: object, **headers: str) -> Any:
+    """The answer to a signed delivery of `document`."""
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return client.post("/webhooks/oms/packages", data=body, headers={**signed(body), **headers})

@@ -1,0 +1,282 @@
+"""The webhook endpoint over the real application and a real database."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask.testing import FlaskClient
+
+from service import inbox
+from service.config import Config
+from service.database import Database, deliveries, packages, quarantine
+from service.web import MAX_BODY_BYTES, create_app
+from tests.conftest import SECRET, a_document, deliver, signed
+
+URL = "/webhooks/oms/packages"
+
+
+def rows(database: Database, table: sa.Table) -> list[dict[str, Any]]:
+    with database.reading() as transaction:
+        return [dict(row) for row in transaction.execute(sa.select(table)).mappings()]
+
+
+def encoded(document: object) -> bytes:
+    return json.dumps(document).encode()
+
+
+def test_accepted_delivery_is_stored_with_its_hint_before_it_is_answered(
+    client: FlaskClient, database: Database
+) -> None:
+    answer = deliver(client, a_document())
+    assert answer.status_code == 202
+    assert answer.json == {
+        "status": "accepted",
+        "event_uuid": "c9591f0d1c1d4da58ade880921bd7e93",
+        "package_id": 73,
+        "reason": None,
+    }
+    [row] = rows(database, deliveries)
+    assert (row["package_id"], row["fate"], row["seen"], row["secret_index"]) == (73, "accepted", 1, 0)
+    [package] = rows(database, packages)
+    assert package["state"] == "waiting"
+    assert package["hinted"]
+    assert package["due_at"] <= row["received_at"]
+
+
+def test_the_same_uuid_a_thousand_times_is_one_row_seen_a_thousand_times(
+    client: FlaskClient, database: Database
+) -> None:
+    answers = [deliver(client, a_document()).json["status"] for _ in range(1000)]
+    assert answers == ["accepted"] + ["duplicate"] * 999
+    [row] = rows(database, deliveries)
+    assert row["seen"] == 1000
+
+
+def test_both_spellings_of_the_path_are_answered_and_never_by_a_redirect(client: FlaskClient) -> None:
+    body = encoded(a_document())
+    for path in (URL, URL + "/"):
+        assert client.post(path, data=body, headers=signed(body)).status_code == 202
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_other_methods_are_405(client: FlaskClient, method: str) -> None:
+    assert client.open(URL, method=method).status_code == 405
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        None,
+        "",
+        "sha256=",
+        "sha256=" + "0" * 64,
+        "sha256=" + "0" * 63,
+        "sha1=" + "0" * 40,
+        "sha256=" + "\xe9" * 64,
+        "\xff\xfe",
+        "sha256=" + "g" * 64,
+    ],
+)
+def test_a_bad_signature_is_401_and_nothing_is_stored(
+    client: FlaskClient, database: Database, signature: str | None
+) -> None:
+    headers = {} if signature is None else {"X-Whisperer-Signature": signature}
+    answer = client.post(URL, data=encoded(a_document()), headers=headers)
+    assert (answer.status_code, answer.json) == (401, {"status": "error", "reason": "signature"})
+    assert rows(database, deliveries) == []
+
+
+def test_a_duplicated_signature_header_is_401(client: FlaskClient) -> None:
+    body = encoded(a_document())
+    signature = signed(body)["X-Whisperer-Signature"]
+    answer = client.post(
+        URL, data=body, headers=[("X-Whisperer-Signature", signature), ("X-Whisperer-Signature", signature)]
+    )
+    assert answer.status_code == 401
+
+
+def test_reserialised_json_with_the_original_signature_is_refused(client: FlaskClient) -> None:
+    original = encoded(a_document())
+    again = json.dumps(json.loads(original), separators=(",", ":")).encode()
+    assert client.post(URL, data=again, headers=signed(original)).status_code == 401
+    assert client.post(URL, data=original, headers=signed(original)).status_code == 202
+
+
+def test_any_of_several_secrets_verifies_and_the_log_names_its_index(
+    configured: Callable[..., Config],
+    database: Database,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = create_app(configured(WEBHOOK_SECRETS=f"new,{SECRET}\nolder"), database).test_client()
+    caplog.set_level("INFO", "autoship")
+    for index, secret in enumerate(("new", SECRET, "older")):
+        body = encoded(a_document(uuid=f"{index:032x}"))
+        assert client.post(URL, data=body, headers=signed(body, secret)).status_code == 202
+    assert [record.fields["secret_index"] for record in caplog.records] == [0, 1, 2]  # type: ignore[attr-defined]
+    assert [row["secret_index"] for row in rows(database, deliveries)] == [0, 1, 2]
+
+
+def test_unsigned_deliveries_are_accepted_only_where_that_was_allowed(
+    configured: Callable[..., Config], database: Database
+) -> None:
+    config = configured(WEBHOOK_SECRETS="", WEBHOOK_ALLOW_UNSIGNED="1")
+    answer = create_app(config, database).test_client().post(URL, data=encoded(a_document()))
+    assert answer.status_code == 202
+    assert rows(database, deliveries)[0]["secret_index"] is None
+
+
+def test_basic_authentication_and_header_are_demanded_on_top_of_the_signature(
+    configured: Callable[..., Config], database: Database
+) -> None:
+    config = configured(WEBHOOK_BASIC_AUTH="oms:pässword", WEBHOOK_HEADER="X-Shop: 7")
+    client = create_app(config, database).test_client()
+    body = encoded(a_document())
+    basic = {"Authorization": "Basic " + base64.b64encode("oms:pässword".encode()).decode()}
+    assert client.post(URL, data=body, headers=signed(body)).json["reason"] == "basic_auth"  # type: ignore[index]
+    assert client.post(URL, data=body, headers=signed(body) | basic).json["reason"] == "header"  # type: ignore[index]
+    assert client.post(URL, data=body, headers=signed(body) | basic | {"X-Shop": "8"}).status_code == 401
+    assert client.post(URL, data=body, headers=basic | {"X-Shop": "7"}).status_code == 401
+    assert client.post(URL, data=body, headers=signed(body) | basic | {"x-shop": "7"}).status_code == 202
+
+
+def test_too_large_is_413_before_anything_else_is_looked_at(client: FlaskClient) -> None:
+    answer = client.post(URL, data=b"x" * (MAX_BODY_BYTES + 1))
+    assert (answer.status_code, answer.json["reason"]) == (413, "too_large")  # type: ignore[index]
+
+
+def test_another_media_type_is_415_but_only_for_the_authentic(client: FlaskClient) -> None:
+    assert client.post(URL, data=b"{}", headers={"Content-Type": "text/plain"}).status_code == 401
+    assert deliver(client, a_document(), **{"Content-Type": "text/plain"}).status_code == 415
+
+
+@pytest.mark.parametrize("media_type", ["", "application/json; charset=utf-8", "application/vnd.api+json"])
+def test_a_missing_or_related_media_type_is_json(client: FlaskClient, media_type: str) -> None:
+    assert deliver(client, a_document(), **{"Content-Type": media_type}).status_code == 202
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff", b"NaN", b'{"a": Infinity}', '{"a": 1}'.encode("utf-16"), b"\xef\xbb\xbf{}"]
+)
+def test_what_is_no_json_is_400_and_nothing_is_stored(
+    client: FlaskClient, database: Database, body: bytes
+) -> None:
+    assert deliver(client, body).status_code == 400
+    assert rows(database, deliveries) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"[]", "not_an_object"),
+        (b"null", "not_an_object"),
+        (b"{}", "no_package_id"),
+        (encoded(a_document("73")), "no_package_id"),
+        (encoded(a_document(True)), "no_package_id"),
+        (encoded(a_document(73.0)), "no_package_id"),
+        (encoded(a_document(0)), "no_package_id"),
+        (encoded(a_document(2**53)), "number_too_big"),
+        (encoded(a_document(2**70)), "number_too_big"),
+        (b'{"payload": {"id": ' + b"9" * 5000 + b"}}", "number_too_big"),
+        (b'{"payload": {"id": 1, "id": 2}}', "duplicate_keys"),
+        (b"[" * 200_000 + b"]" * 200_000, "too_deep"),
+    ],
+)
+def test_unusable_but_authentic_deliveries_are_quarantined_so_that_they_are_not_sent_again(
+    client: FlaskClient, database: Database, body: bytes, reason: str
+) -> None:
+    answer = deliver(client, body)
+    assert answer.status_code == 202
+    assert (answer.json["status"], answer.json["package_id"], answer.json["reason"]) == ("quarantined", None, reason)
+    [row] = rows(database, deliveries)
+    assert (row["fate"], row["reason"]) == ("quarantined", reason)
+    kept = rows(database, quarantine)
+    assert [one["body"] for one in kept] == ([body] if len(body) <= inbox.MAX_QUARANTINED_BYTES else [])
+    assert rows(database, packages) == []
+
+
+def test_text_no_database_can_store_is_cleaned(client: FlaskClient, database: Database) -> None:
+    body = b'{"event": {"type": "package.\\u0000\\ud800x"}, "payload": {"id": 5, "state": {"enum_value": "5\\u000000"}}}'
+    assert deliver(client, body).status_code == 202
+    [row] = rows(database, deliveries)
+    assert row["event_type"] == "package.\ufffd\ufffdx"
+
+
+def test_a_delivery_without_uuid_is_accepted_and_every_time_a_row_of_its_own(
+    client: FlaskClient, database: Database
+) -> None:
+    for _ in range(2):
+        answer = deliver(client, a_document(uuid=None))
+        assert (answer.status_code, answer.json["event_uuid"]) == (202, None)
+    assert len(rows(database, deliveries)) == 2
+
+
+def test_a_uuid_with_dashes_is_the_same_uuid(client: FlaskClient) -> None:
+    deliver(client, a_document())
+    answer = deliver(client, a_document(uuid="C9591F0D-1C1D-4DA5-8ADE-880921BD7E93"))
+    assert answer.json["status"] == "duplicate"
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        (a_document(type="shipment.created"), "not_a_package_event"),
+        (a_document(type="order.created", state="500"), "not_a_package_event"),
+        (a_document(state="400"), "not_packed"),
+    ],
+)
+def test_deliveries_that_ask_for_no_look_are_recorded_and_ignored(
+    client: FlaskClient, database: Database, document: object, reason: str
+) -> None:
+    answer = deliver(client, document)
+    assert (answer.json["status"], answer.json["reason"]) == ("ignored", reason)
+    assert rows(database, packages) == []
+    assert len(rows(database, deliveries)) == 1
+
+
+def test_the_documented_key_data_stands_in_for_payload(client: FlaskClient) -> None:
+    document = a_document()
+    document["data"] = document.pop("payload")
+    assert deliver(client, document).json["package_id"] == 73
+
+
+def test_no_field_of_the_payload_that_the_rules_do_not_need_is_stored(
+    client: FlaskClient, database: Database, database_url: str
+) -> None:
+    canary = "canary-of-a-customer"
+    deliver(client, a_document(customer={"name": canary}, order_notes=canary, stock_location={"address": canary}))
+    database.dispose()
+    connection = sqlite3.connect(database_url.removeprefix("sqlite:///"))
+    assert canary not in "\n".join(connection.iterdump())
+    connection.close()
+
+
+def test_a_locked_database_is_503_with_retry_after_and_nothing_is_lost_or_stored(
+    configured: Callable[..., Config], database: Database, database_url: str
+) -> None:
+    client = create_app(configured(), Database(database_url, patience_s=0.2)).test_client()
+    assert client.get("/readyz").status_code == 200
+    with locked(database_url):
+        answer = deliver(client, a_document())
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/livez").status_code == client.get("/healthz").status_code == 200
+    assert rows(database, deliveries) == []
+    assert deliver(client, a_document()).json["status"] == "accepted"
+    assert client.get("/readyz").status_code == 200
+
+
+@contextmanager
+def locked(database_url: str) -> Iterator[None]:
+    """Another process in the middle of a write that does not end."""
+    blocker = sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    yield
+    blocker.execute("ROLLBACK")
+    blocker.close()

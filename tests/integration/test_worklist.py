@@ -1,0 +1,235 @@
+"""Claims, leases, fences and hints on a real database under a clock the tests turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from service import brakes, journal, worklist
+from service.database import Database
+from service.outcome import Command
+from service.policy import CaseState, Reason
+from service.worklist import Claim
+from tests.conftest import MINIMAL
+
+LEASE = timedelta(seconds=60)
+SECOND = timedelta(seconds=1)
+
+
+class Clock:
+    """A machine clock that stands still until it is turned."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def turn(self, by: timedelta) -> None:
+        self.now += by
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(database_url: str, clock: Clock) -> Iterator[Database]:
+    store = Database(database_url, machine_clock=clock)
+    store.migrate(MINIMAL["OMS_BASE_URL"])
+    yield store
+    store.dispose()
+
+
+def hint(store: Database, *package_ids: int) -> None:
+    for package_id in package_ids:
+        with store.transaction() as transaction:
+            worklist.hint(store, transaction, package_id, "webhook")
+
+
+def claim(store: Database, most: int = 8, relooks: int = 4, rate: float = 0) -> dict[int, Claim]:
+    claimed = worklist.claim(store, most, relooks, LEASE, rate)
+    return {one.case.package_id: one for one in claimed}
+
+
+def release(store: Database, claimed: Claim, next_look_at: datetime | None) -> bool:
+    with store.transaction() as transaction:
+        return worklist.release(transaction, claimed, claimed.case, next_look_at)
+
+
+def due_at(store: Database, package_id: int) -> datetime | None:
+    with store.reading() as transaction:
+        row = worklist.find(transaction, package_id)
+    assert row is not None
+    due: datetime | None = row["due_at"]
+    return due
+
+
+def test_a_thousand_hints_for_one_package_are_one_piece_of_work(store: Database) -> None:
+    hint(store, *[73] * 1000)
+    assert list(claim(store)) == [73]
+    assert claim(store) == {}
+
+
+def test_a_claimed_package_is_nobody_elses_until_the_lease_runs_out(store: Database, clock: Clock) -> None:
+    hint(store, 73)
+    first = claim(store)[73]
+    clock.turn(LEASE - SECOND)
+    assert claim(store) == {}
+    clock.turn(SECOND)
+    second = claim(store)[73]
+    assert second.fence == first.fence + 1
+
+
+def test_a_holder_whose_lease_was_taken_over_writes_nothing(store: Database, clock: Clock) -> None:
+    hint(store, 73)
+    zombie = claim(store)[73]
+    clock.turn(LEASE)
+    heir = claim(store)[73]
+    changed = replace(zombie, case=replace(zombie.case, state=CaseState.SHIPPED))
+    assert not release(store, changed, None)
+    with store.transaction() as transaction:
+        assert not worklist.renew(transaction, zombie, zombie.case, LEASE)
+    assert release(store, heir, None)
+    with store.reading() as transaction:
+        assert worklist.find(transaction, 73)["state"] == "waiting"  # type: ignore[index]
+
+
+def test_a_lease_that_ran_out_cannot_be_renewed_even_by_its_own_holder(store: Database, clock: Clock) -> None:
+    hint(store, 73)
+    late = claim(store)[73]
+    clock.turn(LEASE)
+    with store.transaction() as transaction:
+        assert not worklist.renew(transaction, late, late.case, LEASE)
+
+
+def test_a_hint_under_a_lease_is_not_lost(store: Database, clock: Clock) -> None:
+    hint(store, 73)
+    claimed = claim(store)[73]
+    hint(store, 73)
+    assert release(store, claimed, clock.now + timedelta(hours=1))
+    assert due_at(store, 73) == clock.now + SECOND
+    clock.turn(SECOND)
+    assert claim(store)[73].hinted
+
+
+def test_without_a_hint_the_package_is_due_when_its_look_said(store: Database, clock: Clock) -> None:
+    hint(store, 73)
+    assert release(store, claim(store)[73], clock.now + timedelta(hours=1))
+    assert claim(store) == {}
+    clock.turn(timedelta(hours=1))
+    assert not claim(store)[73].hinted
+
+
+def test_a_hint_makes_a_package_due_sooner_but_not_within_a_second_of_its_last_look(
+    store: Database, clock: Clock
+) -> None:
+    hint(store, 73)
+    claimed = claim(store)[73]
+    looked = replace(claimed, case=replace(claimed.case, last_look_at=clock.now))
+    assert release(store, looked, clock.now + timedelta(hours=1))
+    hint(store, 73)
+    assert due_at(store, 73) == clock.now + SECOND
+    clock.turn(timedelta(minutes=1))
+    hint(store, 73)
+    assert due_at(store, 73) == clock.now - timedelta(seconds=59)
+
+
+def test_hints_never_touch_what_a_command_waits_for_or_a_held_case(store: Database, clock: Clock) -> None:
+    hint(store, 73)
+    claimed = claim(store)[73]
+    held = replace(
+        claimed.case,
+        state=CaseState.NEEDS_ATTENTION,
+        reason=Reason.REFUSED,
+        held=True,
+        refusals=8,
+        command_not_before=clock.now + timedelta(hours=1),
+    )
+    release(store, replace(claimed, case=held), None)
+    hint(store, *[73] * 10)
+    with store.reading() as transaction:
+        row = worklist.find(transaction, 73)
+    assert row is not None
+    assert worklist.case_of(row) == held
+
+
+def test_hinted_packages_come_first_and_re_looks_get_at_most_their_share(store: Database, clock: Clock) -> None:
+    hint(store, *range(1, 9))
+    for claimed in claim(store).values():
+        release(store, claimed, clock.now)
+    clock.turn(SECOND)
+    hint(store, 101, 102)
+    taken = claim(store, most=8, relooks=4)
+    assert {101, 102} <= set(taken)
+    assert len(taken) == 6
+
+
+def test_never_more_packages_are_taken_than_asked_for(store: Database) -> None:
+    hint(store, *range(1, 9))
+    assert len(claim(store, most=3)) == 3
+
+
+def test_the_rate_holds_over_all_claims_with_a_burst_of_one_second(store: Database, clock: Clock) -> None:
+    hint(store, *range(1, 101))
+    taken = len(claim(store, most=100, rate=10))
+    assert taken == 10
+    assert claim(store, most=100, rate=10) == {}
+    for _ in range(5):
+        clock.turn(SECOND)
+        taken += len(claim(store, most=100, rate=10))
+    assert taken == 60
+
+
+def test_a_clock_set_back_by_a_day_does_not_stall_the_rate(store: Database, clock: Clock) -> None:
+    hint(store, *range(1, 21))
+    claim(store, most=10, rate=10)
+    clock.turn(-timedelta(days=1))
+    hint(store, *range(31, 41))
+    clock.turn(timedelta(seconds=2))
+    assert claim(store, most=10, rate=10)
+
+
+def test_a_second_attempt_of_an_episode_is_not_opened_while_one_is_open(store: Database) -> None:
+    command = Command(12, None)
+    with store.transaction() as transaction:
+        first = journal.open_attempt(transaction, 73, 1, 1, command, timedelta(seconds=12))
+        assert first is not None
+        assert journal.open_attempt(transaction, 73, 1, 1, command, timedelta(seconds=12)) is None
+        assert journal.open_attempt(transaction, 73, 2, 1, command, timedelta(seconds=12)) is not None
+
+
+def test_behind_an_open_breaker_one_probe_at_a_time_is_admitted(store: Database, clock: Clock) -> None:
+    from service.outcome import Unauthorised
+
+    with store.transaction() as transaction:
+        said = brakes.note_answer(transaction, 73, brakes.Operation.READ, Unauthorised(401, ""))
+    assert said is not None
+    hint(store, 73, 74, 75)
+    assert claim(store) == {}
+    clock.turn(brakes.PROBE_INTERVAL)
+    [probe] = claim(store)
+    assert claim(store) == {}
+    with store.transaction() as transaction:
+        found = brakes.read(transaction)
+        assert found.against_command(probe, clock.now) is None
+        assert found.against_command(999, clock.now) is not None
+        assert brakes.note_answer(transaction, probe, brakes.Operation.COMMAND, Unauthorised(403, "")) is None
+    with store.reading() as transaction:
+        assert brakes.read(transaction).breaker_opened_at is not None
+
+
+def test_a_learned_shipped_value_needs_three_packages(store: Database) -> None:
+    for package_id in (1, 1, 2):
+        with store.transaction() as transaction:
+            journal.learn_shipped(transaction, package_id, "737")
+    with store.reading() as transaction:
+        assert journal.shipped_values_learned(transaction) == frozenset()
+    with store.transaction() as transaction:
+        journal.learn_shipped(transaction, 3, "737")
+    with store.reading() as transaction:
+        assert journal.shipped_values_learned(transaction) == {"737"}
