@@ -11,7 +11,7 @@ from service import brakes, inbox, journal, logs, policy, worklist
 from service.brakes import Operation
 from service.database import Database, Transaction
 from service.oms import FIRST_BYTE_WITHIN_S, Oms
-from service.outcome import CommandAnswer
+from service.outcome import Command, CommandAnswer
 from service.policy import Attempt, Case, CaseState, Note, Reading, Reason, Settings, Verdict, View
 from service.snapshot import LoggedTransition, PackageSnapshot
 from service.worklist import Claim
@@ -85,7 +85,7 @@ class Attendant:
             if verdict.command is not None:
                 shut = self._gate_is_shut(transaction, verdict.case, read_ended)
                 if shut is None:
-                    attempt, verdict = self._open_attempt(transaction, claimed, verdict)
+                    attempt, verdict = self._open_attempt(transaction, claimed, verdict, verdict.command)
                 else:
                     verdict = policy.braked(replace(view, case=verdict.case), shut, verdict.notes)
             if attempt is None:
@@ -143,9 +143,8 @@ class Attendant:
         return brakes.read(transaction, lock=True).against_command(case.package_id, transaction.now)
 
     def _open_attempt(
-        self, transaction: Transaction, claimed: Claim, verdict: Verdict
+        self, transaction: Transaction, claimed: Claim, verdict: Verdict, command: Command
     ) -> tuple[Attempt, Verdict]:
-        assert verdict.command is not None
         case = replace(verdict.case, state=CaseState.SHIPPING, reason=Reason.SENDING)
         if not worklist.renew(transaction, claimed, case, self.lease):
             raise _LeaseLost
@@ -154,12 +153,12 @@ class Attendant:
             case.package_id,
             case.episode,
             claimed.fence,
-            verdict.command,
+            command,
             self.settings.oms_timeout + _ANSWER_MARGIN,
         )
         if attempt is None:
             raise _LeaseLost
-        sending = Note("command", f"attempt {attempt.attempt_id}: sending {policy.named(attempt.command)}")
+        sending = Note("command", f"attempt {attempt.attempt_id}: sending {policy.named(command)}")
         return attempt, replace(verdict, case=case, notes=(*verdict.notes, sending))
 
     def _send(self, claimed: Claim, case: Case, attempt: Attempt) -> None:

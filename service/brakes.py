@@ -99,11 +99,14 @@ def note_answer(
             forbidden = (*(one for one in found.forbidden if one != package_id), package_id)
             _write(transaction, forbidden=list(forbidden[-FORBIDDEN_IN_A_ROW:]))
             if len(forbidden) >= FORBIDDEN_IN_A_ROW:
-                return _open(transaction, found, operation, "the token may not do this (403 for three packages in a row)")
+                return _open(
+                    transaction, found, operation, "the token may not do this (403 for three packages in a row)"
+                )
             return None
         case Misconfigured():
             return _open(transaction, found, operation, f"OMS_BASE_URL answers with a redirect ({answer.status})")
-    return _note_progress(transaction, found, operation)
+        case _:
+            return _note_progress(transaction, found, operation)
 
 
 def pause(transaction: Transaction) -> bool:

@@ -386,7 +386,9 @@ def _print_explanation(told: dict[str, Any], config: Config) -> None:
     if told["next_check_at"]:
         click.echo(f"  Next look: {local(told['next_check_at'])}")
     for check in told["checks"]:
-        click.echo(f"  {check['verdict']:<8}{check['name']}: expected {check['expected']}; observed {check['observed']}")
+        click.echo(
+            f"  {check['verdict']:<8}{check['name']}: expected {check['expected']}; observed {check['observed']}"
+        )
     for entry in told["timeline"]:
         click.echo(f"  {local(entry['at'])}  {entry['kind']:<14} {entry['text']}")
     for attempt in told["attempts"]:

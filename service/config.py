@@ -197,7 +197,9 @@ def _settings(reader: _Reader, timeout_s: float) -> Settings:
 def _command(reader: _Reader) -> Command:
     number, slug = reader.text("SHIP_TRANSITION_ID"), reader.text("SHIP_SLUG")
     if not number and not slug:
-        reader.problem("SHIP_TRANSITION_ID", "set it or SHIP_SLUG: the transition that ships, as reported at installation")
+        reader.problem(
+            "SHIP_TRANSITION_ID", "set it or SHIP_SLUG: the transition that ships, as reported at installation"
+        )
     transition_id = int(reader.number("SHIP_TRANSITION_ID", 0, at_least=0)) if number else None
     return Command(transition_id, slug or None)
 

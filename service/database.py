@@ -91,7 +91,13 @@ packages = sa.Table(
     sa.Column("order_number", sa.Text),
     sa.Column("facts", sa.JSON, nullable=False, server_default="{}"),
     sa.Column("checks", sa.JSON, nullable=False, server_default="[]"),
-    sa.Index("packages_due", "hinted", "due_at", postgresql_where=sa.text("due_at IS NOT NULL"), sqlite_where=sa.text("due_at IS NOT NULL")),
+    sa.Index(
+        "packages_due",
+        "hinted",
+        "due_at",
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+    ),
     sa.Index("packages_state", "state", "reason", "package_id"),
 )
 

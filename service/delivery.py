@@ -100,8 +100,8 @@ class _DuplicateKeys(Exception):
 def authenticate(headers: Mapping[str, str], body: bytes, required: Authentication) -> int | None:
     """The index of the secret that signed `body`, or None where unsigned deliveries are allowed.
 
-    `headers` has lower-case names. Compares in constant time over the raw bytes. Raises `DeliveryRejected` (401) for everything else,
-    whatever the headers hold.
+    `headers` has lower-case names. Compares in constant time over the raw bytes. Raises `DeliveryRejected`
+    (401) for everything else, whatever the headers hold.
     """
     if required.basic is not None and not _is_basic(headers.get("authorization", ""), required.basic):
         raise DeliveryRejected(401, "basic_auth")

@@ -58,9 +58,7 @@ def put_aside(database: Database, unusable: Unusable, body: bytes) -> Receipt:
     return Receipt("duplicate" if duplicate else "quarantined", unusable.event_uuid, None, unusable.reason)
 
 
-def signed_event(
-    transaction: Transaction, package_id: int, event_type: str, since: datetime | None = None
-) -> bool:
+def signed_event(transaction: Transaction, package_id: int, event_type: str, since: datetime | None = None) -> bool:
     """Whether a signed delivery of this type first arrived at all, or at or after `since`."""
     query = (
         sa.select(deliveries.c.delivery_id)

@@ -76,9 +76,7 @@ def give_up_open(transaction: Transaction, package_id: int) -> None:
 
 def note(transaction: Transaction, package_id: int, notes: Iterable[Note]) -> None:
     """Appends to the package's timeline."""
-    rows = [
-        {"package_id": package_id, "at": transaction.now, "kind": one.kind, "text": one.text} for one in notes
-    ]
+    rows = [{"package_id": package_id, "at": transaction.now, "kind": one.kind, "text": one.text} for one in notes]
     if rows:
         transaction.execute(sa.insert(timeline), rows)
 

@@ -30,27 +30,76 @@ _PACKAGE = ("package_id", "reason", "evidence", "episode")
 EVENTS: Mapping[str, Event] = {
     "web.started": Event(logging.INFO, "The web process accepts deliveries.", ("version",)),
     "worker.started": Event(logging.INFO, "A worker looks for due packages.", ("worker", "version", "mode", "threads")),
-    "worker.stopped": Event(logging.INFO, "A worker stopped; `unfinished` looks are taken up again after their lease.", ("worker", "unfinished")),
-    "process.restarted": Event(logging.ERROR, "`autoship up` found a process ended and started it again.", ("process", "exit_code"), alert=True),
+    "worker.stopped": Event(
+        logging.INFO,
+        "A worker stopped; `unfinished` looks are taken up again after their lease.",
+        ("worker", "unfinished"),
+    ),
+    "process.restarted": Event(
+        logging.ERROR, "`autoship up` found a process ended and started it again.", ("process", "exit_code"), alert=True
+    ),
     "database.migrated": Event(logging.INFO, "The schema was brought to this version.", ("before", "after")),
-    "database.unavailable": Event(logging.ERROR, "A transaction could not be finished; what it was for is done again.", ("where", "cause"), alert=True),
-    "delivery.accepted": Event(logging.INFO, "A delivery was stored and its package is looked at.", ("event_uuid", "event_type", "package_id", "secret_index")),
-    "delivery.duplicate": Event(logging.INFO, "A delivery's uuid was known.", ("event_uuid", "event_type", "package_id", "secret_index")),
-    "delivery.ignored": Event(logging.INFO, "A delivery was stored; it asks for no look.", ("event_uuid", "event_type", "package_id", "reason", "secret_index")),
-    "delivery.quarantined": Event(logging.WARNING, "An authentic delivery cannot be worked with; see `autoship quarantine`.", ("event_uuid", "event_type", "reason", "secret_index"), alert=True),
-    "delivery.rejected": Event(logging.WARNING, "A delivery was refused and stored nowhere.", ("http_status", "reason")),
+    "database.unavailable": Event(
+        logging.ERROR,
+        "A transaction could not be finished; what it was for is done again.",
+        ("where", "cause"),
+        alert=True,
+    ),
+    "delivery.accepted": Event(
+        logging.INFO,
+        "A delivery was stored and its package is looked at.",
+        ("event_uuid", "event_type", "package_id", "secret_index"),
+    ),
+    "delivery.duplicate": Event(
+        logging.INFO, "A delivery's uuid was known.", ("event_uuid", "event_type", "package_id", "secret_index")
+    ),
+    "delivery.ignored": Event(
+        logging.INFO,
+        "A delivery was stored; it asks for no look.",
+        ("event_uuid", "event_type", "package_id", "reason", "secret_index"),
+    ),
+    "delivery.quarantined": Event(
+        logging.WARNING,
+        "An authentic delivery cannot be worked with; see `autoship quarantine`.",
+        ("event_uuid", "event_type", "reason", "secret_index"),
+        alert=True,
+    ),
+    "delivery.rejected": Event(
+        logging.WARNING, "A delivery was refused and stored nowhere.", ("http_status", "reason")
+    ),
     "package.waiting": Event(logging.INFO, "Not now; the package is looked at again.", _PACKAGE),
     "package.shipped": Event(logging.INFO, "Shipped by us, proven by `evidence`.", _PACKAGE),
     "package.already_shipped": Event(logging.INFO, "Shipped by somebody else.", _PACKAGE),
     "package.skipped": Event(logging.INFO, "Not ours, or no longer.", _PACKAGE),
     "package.would_ship": Event(logging.INFO, "Shadow mode: every check passed, no command is sent.", _PACKAGE),
-    "package.needs_attention": Event(logging.ERROR, "A person must look; `autoship explain ID` says why and what to do.", _PACKAGE, alert=True),
-    "read.failed": Event(logging.WARNING, "The OMS gave no usable answer to a read; it is repeated.", ("package_id", "cause", "failures")),
-    "command.sending": Event(logging.INFO, "The attempt's row is committed; the command is sent now.", ("package_id", "attempt_id", "episode")),
-    "command.answered": Event(logging.INFO, "What the OMS answered to the command.", ("package_id", "attempt_id", "outcome", "http_status", "cause")),
-    "brake.changed": Event(logging.WARNING, "The OMS made all workers wait, or may be asked again.", ("package_id", "cause"), alert=True),
-    "lease.lost": Event(logging.WARNING, "Another worker has the package by now; this one wrote nothing.", ("package_id", "fence")),
-    "look.crashed": Event(logging.ERROR, "A defect of ours; the package is looked at again after its lease.", ("package_id", "error", "trace"), alert=True),
+    "package.needs_attention": Event(
+        logging.ERROR, "A person must look; `autoship explain ID` says why and what to do.", _PACKAGE, alert=True
+    ),
+    "read.failed": Event(
+        logging.WARNING, "The OMS gave no usable answer to a read; it is repeated.", ("package_id", "cause", "failures")
+    ),
+    "command.sending": Event(
+        logging.INFO,
+        "The attempt's row is committed; the command is sent now.",
+        ("package_id", "attempt_id", "episode"),
+    ),
+    "command.answered": Event(
+        logging.INFO,
+        "What the OMS answered to the command.",
+        ("package_id", "attempt_id", "outcome", "http_status", "cause"),
+    ),
+    "brake.changed": Event(
+        logging.WARNING, "The OMS made all workers wait, or may be asked again.", ("package_id", "cause"), alert=True
+    ),
+    "lease.lost": Event(
+        logging.WARNING, "Another worker has the package by now; this one wrote nothing.", ("package_id", "fence")
+    ),
+    "look.crashed": Event(
+        logging.ERROR,
+        "A defect of ours; the package is looked at again after its lease.",
+        ("package_id", "error", "trace"),
+        alert=True,
+    ),
     "operator.acted": Event(logging.INFO, "A person used the command line.", ("action", "package_id")),
     "sandbox.started": Event(logging.INFO, "The stand-in OMS listens on loopback.", ("url",)),
     "library.message": Event(logging.INFO, "A line of a library.", ("logger", "message")),

@@ -143,11 +143,11 @@ def names_transition(entry: LoggedTransition, command: Command) -> bool | None:
     return True if command.slug is not None and entry.slug == command.slug else None
 
 
-def last_departure(
-    log: tuple[LoggedTransition, ...], enum_class: str, packed: str
-) -> LoggedTransition | None:
+def last_departure(log: tuple[LoggedTransition, ...], enum_class: str, packed: str) -> LoggedTransition | None:
     """The newest logged move of the package out of Packed."""
-    return next((entry for entry in log if _is(entry.old, enum_class, packed) and not _is(entry.new, enum_class, packed)), None)
+    return next(
+        (entry for entry in log if _is(entry.old, enum_class, packed) and not _is(entry.new, enum_class, packed)), None
+    )
 
 
 def last_entry(log: tuple[LoggedTransition, ...], enum_class: str, packed: str) -> LoggedTransition | None:

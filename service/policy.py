@@ -281,9 +281,7 @@ def hint(delivery: Delivery, state: CaseState | None, settings: Settings) -> str
 # One read, one verdict.
 
 
-def needs_transition_log(
-    case: Case, attempts: tuple[Attempt, ...], reading: Reading, settings: Settings
-) -> bool:
+def needs_transition_log(case: Case, attempts: tuple[Attempt, ...], reading: Reading, settings: Settings) -> bool:
     """Whether the transition log could decide what the read alone cannot."""
     if not isinstance(reading, PackageSnapshot) or reading.state is None:
         return False
@@ -316,7 +314,7 @@ def decide(view: View, reading: Reading) -> Verdict:
 
 def after_command(view: View, attempt: Attempt, answer: CommandAnswer) -> tuple[Verdict, Attempt]:
     """What an answer to the command makes of the case, and the attempt with the answer in it."""
-    settings, now = view.settings, view.now
+    settings = view.settings
     match answer:
         case Accepted():
             return _unconfirmed(view, Reason.CONFIRMING), replace(attempt, outcome=Outcome.ACCEPTED)
@@ -648,7 +646,9 @@ def _items_findings(snapshot: PackageSnapshot, settings: Settings) -> tuple[_Fin
     if items is None or not items.items:
         return ((Check("items are complete", "at least one item", "none", "fail"), Reason.NO_ITEMS),)
     if items.problem is not None:
-        return ((Check("items are complete", "all items of the package", items.problem, "fail"), Reason.ITEMS_INCOMPLETE),)
+        return (
+            (Check("items are complete", "all items of the package", items.problem, "fail"), Reason.ITEMS_INCOMPLETE),
+        )
     complete = Check("items are complete", "all items of the package", f"{len(items.items)} items", "pass")
     expected = f"all {PACKAGE_ITEM_STATUS} {settings.item_packed_status}"
     states = [item.state for item in items.items]
@@ -662,9 +662,7 @@ def _items_findings(snapshot: PackageSnapshot, settings: Settings) -> tuple[_Fin
     return ((complete, None), (check, None if packed else Reason.ITEMS_MIXED))
 
 
-def _offer_finding(
-    offered: tuple[OfferedCommand, ...] | None, command: Command, settings: Settings
-) -> _Finding:
+def _offer_finding(offered: tuple[OfferedCommand, ...] | None, command: Command, settings: Settings) -> _Finding:
     name, expected = "the OMS offers the command", named(command)
     if not settings.enforce_offered:
         return Check(name, expected, "not checked: COMMANDS_GATE=off", "unknown"), None
@@ -768,9 +766,7 @@ def _attention(view: View, reason: Reason, text: str, *, held: bool) -> Verdict:
 def _closed(
     view: View, state: CaseState, reason: Reason | None, text: str, evidence: Evidence | None = None
 ) -> Verdict:
-    case = replace(
-        view.case, state=state, reason=reason, held=False, evidence=evidence, looking_since=None, looks=0
-    )
+    case = replace(view.case, state=state, reason=reason, held=False, evidence=evidence, looking_since=None, looks=0)
     return Verdict(case=case, notes=_notes(view.case, case, text))
 
 

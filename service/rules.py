@@ -169,6 +169,4 @@ class _Reader:
         return found[0] if found else start
 
     def _matching(self, pattern: str, start: int) -> Sequence[int]:
-        return [
-            number for number, line in enumerate(self._lines, 1) if number >= start and re.match(pattern, line)
-        ]
+        return [number for number, line in enumerate(self._lines, 1) if number >= start and re.match(pattern, line)]

@@ -198,8 +198,9 @@ class StandInOms:
                     return self._page(request, self._item_rows(request))
                 case "list":
                     return self._page(request, self._package_rows(request))
-            package = self.packages.get(_id_in(request.path) or 0)
-            return _json(200, self.document(package)) if package else _json(404, {"detail": "Not found."})
+                case _:
+                    package = self.packages.get(_id_in(request.path) or 0)
+                    return _json(200, self.document(package)) if package else _json(404, {"detail": "Not found."})
 
     def note(self, request: Request, status: int) -> None:
         """Writes the ledger's line for a request that was answered; status 0 for one that was not."""
@@ -494,7 +495,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(response.body)
         self.wfile.flush()
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_: object) -> None:
         """The ledger is the log."""
 
 

@@ -62,9 +62,7 @@ def hint(database: Database, transaction: Transaction, package_id: int, source: 
     )
 
 
-def claim(
-    database: Database, most: int, most_relooks: int, lease: timedelta, rate_per_s: float
-) -> tuple[Claim, ...]:
+def claim(database: Database, most: int, most_relooks: int, lease: timedelta, rate_per_s: float) -> tuple[Claim, ...]:
     """Takes up due packages: hinted ones first, the others at most `most_relooks`, oldest due first.
 
     The rate is taken here, so a package taken up can finish. Packages whose lease ran out are due again.
@@ -78,23 +76,25 @@ def claim(
         return _take(transaction, allowed, lease)
 
 
-def release(
-    transaction: Transaction, claimed: Claim, case: Case, next_look_at: datetime | None
-) -> bool:
+def release(transaction: Transaction, claimed: Claim, case: Case, next_look_at: datetime | None) -> bool:
     """Gives a package back with its new case. False where the fence is not ours any more: nothing was written.
 
     A hint that came meanwhile makes it due at once.
     """
     unhinted = packages.c.hint_seq == claimed.hint_seq
-    changed = sa.update(packages).where(*_ours(claimed)).values(
-        **_columns(case),
-        due_at=sa.case(
-            (unhinted, sa.literal(next_look_at, Instant())),
-            else_=sa.literal(transaction.now + MIN_LOOK_INTERVAL, Instant()),
-        ),
-        hinted=sa.case((unhinted, sa.false()), else_=sa.true()),
-        leased_until=None,
-        changed_at=transaction.now,
+    changed = (
+        sa.update(packages)
+        .where(*_ours(claimed))
+        .values(
+            **_columns(case),
+            due_at=sa.case(
+                (unhinted, sa.literal(next_look_at, Instant())),
+                else_=sa.literal(transaction.now + MIN_LOOK_INTERVAL, Instant()),
+            ),
+            hinted=sa.case((unhinted, sa.false()), else_=sa.true()),
+            leased_until=None,
+            changed_at=transaction.now,
+        )
     )
     return transaction.execute(changed).rowcount == 1
 

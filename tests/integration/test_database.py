@@ -41,9 +41,7 @@ def test_migrating_again_changes_nothing_and_says_so(database: Database) -> None
 
 def test_several_machines_may_migrate_at_once(database_url: str) -> None:
     found: list[str | None] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(Database(database_url).migrate(OMS))) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: found.append(Database(database_url).migrate(OMS))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -164,9 +164,7 @@ def test_a_missing_or_related_media_type_is_json(client: FlaskClient, media_type
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"\xff", b"NaN", b'{"a": Infinity}', '{"a": 1}'.encode("utf-16"), b"\xef\xbb\xbf{}"]
 )
-def test_what_is_no_json_is_400_and_nothing_is_stored(
-    client: FlaskClient, database: Database, body: bytes
-) -> None:
+def test_what_is_no_json_is_400_and_nothing_is_stored(client: FlaskClient, database: Database, body: bytes) -> None:
     assert deliver(client, body).status_code == 400
     assert rows(database, deliveries) == []
 
@@ -202,7 +200,9 @@ def test_unusable_but_authentic_deliveries_are_quarantined_so_that_they_are_not_
 
 
 def test_text_no_database_can_store_is_cleaned(client: FlaskClient, database: Database) -> None:
-    body = b'{"event": {"type": "package.\\u0000\\ud800x"}, "payload": {"id": 5, "state": {"enum_value": "5\\u000000"}}}'
+    body = (
+        b'{"event": {"type": "package.\\u0000\\ud800x"}, "payload": {"id": 5, "state": {"enum_value": "5\\u000000"}}}'
+    )
     assert deliver(client, body).status_code == 202
     [row] = rows(database, deliveries)
     assert row["event_type"] == "package.\ufffd\ufffdx"

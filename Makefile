@@ -1,0 +1,63 @@
+# `make` or `make help` lists what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header \
+	--no-emit-index-url --no-emit-find-links
+PURE := service/errors.py,service/wire.py,service/delivery.py,service/snapshot.py,service/rules.py,service/policy.py,service/outcome.py
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format check mutants lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+run: $(VENV)/run.stamp ## Run Autoship: against your OMS if its variables are set, else in a sandbox
+	@if env | grep -qE '^(OMS|OMNITRON|SHIP|WEBHOOK)_[A-Z_]*=.'; then \
+		echo "make run: OMS, ship or webhook variables are set: autoship up" >&2; \
+		exec $(BIN)/autoship up; \
+	else \
+		echo "make run: no OMS, ship or webhook variable is set: autoship up --sandbox (Ctrl-C ends it)" >&2; \
+		exec $(BIN)/autoship up --sandbox; \
+	fi
+
+test: $(VENV)/test.stamp ## Run every test; the pure modules must be covered to the last branch
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage report --include=$(PURE) --show-missing --fail-under=100
+
+lint: $(VENV)/test.stamp ## Check style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/test.stamp ## Format the code
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+
+check: lint test ## What CI runs
+
+mutants: $(VENV)/test.stamp ## Change the pure modules in every small way and see that a test notices
+	rm -rf mutants
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
+
+lock: $(VENV)/test.stamp ## Pin the newest versions of all dependencies, with hashes
+	$(COMPILE) --upgrade --output-file requirements.txt pyproject.toml
+	$(COMPILE) --upgrade --extra test --constraint requirements.txt --output-file tests/requirements.txt pyproject.toml
+	printf 'hatchling\neditables\n' | $(COMPILE) --upgrade --output-file deploy/requirements-build.txt -
+
+clean: ## Remove everything that was made, but no data
+	rm -rf $(VENV) mutants dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/run.stamp: requirements.txt deploy/requirements-build.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes -r requirements.txt -r deploy/requirements-build.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/run.stamp tests/requirements.txt
+	$(PIP) install --require-hashes -r tests/requirements.txt
+	@touch $@
