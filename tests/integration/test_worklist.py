@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-
-import pytest
+from datetime import datetime, timedelta
 
 from service import brakes, journal, worklist
 from service.database import Database
-from service.outcome import Command
+from service.outcome import Command, Unauthorised
 from service.policy import CaseState, Reason
 from service.worklist import Claim
-from tests.conftest import MINIMAL
+from tests.integration.conftest import Clock
 
 LEASE = timedelta(seconds=60)
 SECOND = timedelta(seconds=1)
-
-
-class Clock:
-    """A machine clock that stands still until it is turned."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def turn(self, by: timedelta) -> None:
-        self.now += by
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(database_url: str, clock: Clock) -> Iterator[Database]:
-    store = Database(database_url, machine_clock=clock)
-    store.migrate(MINIMAL["OMS_BASE_URL"])
-    yield store
-    store.dispose()
 
 
 def hint(store: Database, *package_ids: int) -> None:
@@ -204,8 +175,6 @@ def test_a_second_attempt_of_an_episode_is_not_opened_while_one_is_open(store: D
 
 
 def test_behind_an_open_breaker_one_probe_at_a_time_is_admitted(store: Database, clock: Clock) -> None:
-    from service.outcome import Unauthorised
-
     with store.transaction() as transaction:
         said = brakes.note_answer(transaction, 73, brakes.Operation.READ, Unauthorised(401, ""))
     assert said is not None

@@ -1,0 +1,148 @@
+"""Scripted faults around the stand-in OMS: what real servers and networks do, on real sockets."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from service.sandbox import Request, Response, StandInOms
+
+Outcome = Response | Callable[[socket.socket], None]
+Fault = Callable[["FaultyOms", Request], Outcome]
+
+
+@dataclass(kw_only=True)
+class FaultyOms(StandInOms):
+    """Answers as scripted while the script lasts, then as the stand-in does.
+
+    `release` ends every hang at once; nothing hangs longer than `hang_s`.
+    """
+
+    hang_s: float = 20.0
+    release: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._script: dict[str, deque[Fault]] = defaultdict(deque)
+        self._always: dict[str, Fault] = {}
+
+    def script(self, operation: str, *faults: Fault) -> None:
+        """The next requests of this operation meet these faults, one each."""
+        self._script[operation].extend(faults)
+
+    def always(self, operation: str, fault: Fault | None) -> None:
+        """Every request of this operation meets this fault, or none any more."""
+        if fault is None:
+            self._always.pop(operation, None)
+        else:
+            self._always[operation] = fault
+
+    def answer(self, request: Request) -> Outcome:
+        queue = self._script[request.operation]
+        fault = queue.popleft() if queue else self._always.get(request.operation)
+        return fault(self, request) if fault else super().answer(request)
+
+    def answer_well(self, request: Request) -> Response:
+        """What it would have answered without a fault."""
+        response = super().answer(request)
+        assert isinstance(response, Response)
+        return response
+
+
+def answers(status: int, body: bytes = b"", **headers: str) -> Fault:
+    """A complete answer, and nothing applied."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda oms, request: Response(status, body, named)
+
+
+def words(status: int, text: str) -> Fault:
+    """A refusal in the OMS's style."""
+    return answers(status, json.dumps({"non_field_errors": [text], "code": "x"}).encode())
+
+
+def html(status: int) -> Fault:
+    """An error page of whatever stands in front of the OMS."""
+    return answers(status, b"<html>Bad Gateway</html>", Content_Type="text/html")
+
+
+def applied_then(fault: Fault) -> Fault:
+    """The command takes effect, then this happens."""
+
+    def apply(oms: FaultyOms, request: Request) -> Outcome:
+        oms.answer_well(request)
+        return fault(oms, request)
+
+    return apply
+
+
+def hangs(oms: FaultyOms, request: Request) -> Outcome:
+    """No answer until released."""
+
+    def hang(connection: socket.socket) -> None:
+        oms.release.wait(oms.hang_s)
+
+    return hang
+
+
+def resets(oms: FaultyOms, request: Request) -> Outcome:
+    """The connection is reset instead of an answer."""
+
+    def reset(connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    return reset
+
+
+def closes(oms: FaultyOms, request: Request) -> Outcome:
+    """The connection is closed instead of an answer."""
+    return lambda connection: None
+
+
+def sends(*chunks: bytes, pause_s: float = 0.0) -> Fault:
+    """Raw bytes in the place of an answer, then the connection is closed."""
+
+    def raw(oms: FaultyOms, request: Request) -> Outcome:
+        def send(connection: socket.socket) -> None:
+            try:
+                for chunk in chunks:
+                    connection.sendall(chunk)
+                    if oms.release.wait(pause_s):
+                        return
+            except OSError:
+                return  # the client gave up, as it should
+
+        return send
+
+    return raw
+
+
+def truncated(status: int = 200) -> Fault:
+    """Less than was announced."""
+    return sends(f"HTTP/1.1 {status} X\r\nContent-Length: 100\r\n\r\n".encode() + b'{"id": 7')
+
+
+def dripping() -> Fault:
+    """One byte at a time, each well within a timeout for one read."""
+    answer = b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 400 + b"\r\nContent-Length: 2\r\n\r\n{}"
+    return sends(*(bytes([byte]) for byte in answer), pause_s=0.05)
+
+
+def endless() -> Fault:
+    """A body that does not end."""
+    return sends(b"HTTP/1.1 200 OK\r\n\r\n", *[b"x" * 65536] * 1000)
+
+
+def shows(**changes: object) -> Fault:
+    """The package's own document with other values."""
+
+    def show(oms: FaultyOms, request: Request) -> Outcome:
+        document = json.loads(oms.answer_well(request).body)
+        return Response(200, json.dumps(document | changes).encode())
+
+    return show
