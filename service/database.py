@@ -217,18 +217,18 @@ class Transaction:
 class Database:
     """One database. Connections are made when first needed, so it may be built before a fork.
 
-    `machine_clock` is SQLite's clock; PostgreSQL is asked for its own. `patience_s` is how long a lock, a
-    statement or a connection is waited for.
+    `clock` takes the place of the database's own, for tests. `patience_s` is how long a lock, a statement or a
+    connection is waited for.
     """
 
     def __init__(
         self,
         url: str,
-        machine_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] | None = None,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._url = sa.make_url(url)
-        self._machine_clock = machine_clock
+        self._clock = clock
         self._engine = _engine(self._url, patience_s)
 
     @property
@@ -315,8 +315,10 @@ class Database:
         self._engine.dispose()
 
     def _now(self, connection: Connection) -> datetime:
+        if self._clock is not None:
+            return self._clock()
         if self.is_sqlite:
-            return self._machine_clock()
+            return datetime.now(UTC)
         now: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
         return now.astimezone(UTC)
 

@@ -39,7 +39,7 @@ def clock() -> Clock:
 @pytest.fixture
 def store(database_url: str, clock: Clock) -> Iterator[Database]:
     """A migrated, empty database under the clock."""
-    store = Database(database_url, machine_clock=clock)
+    store = Database(database_url, clock=clock)
     store.migrate(MINIMAL["OMS_BASE_URL"])
     yield store
     store.dispose()
