@@ -140,7 +140,18 @@ class Attendant:
             return "too early after the last command"
         if time.monotonic() - read_ended > MAX_READ_AGE_S:
             return "the read this rests on is more than 5 s old"
-        return brakes.read(transaction, lock=True).against_command(case.package_id, transaction.now)
+        shut = brakes.read(transaction, lock=True).against_command(case.package_id, transaction.now)
+        return shut or self._hourly_cap(transaction)
+
+    def _hourly_cap(self, transaction: Transaction) -> str | None:
+        """Pauses where an hour's commands reach `SHIP_MAX_PER_HOUR`: more than that nobody expected."""
+        most = self.settings.ship_max_per_hour
+        if most == 0 or journal.sends_since(transaction, transaction.now - timedelta(hours=1)) < most:
+            return None
+        cause = f"{most} commands within an hour (SHIP_MAX_PER_HOUR)"
+        brakes.pause(transaction, cause)
+        logs.emit("brake.changed", cause=f"paused: {cause}")
+        return f"paused: {cause}"
 
     def _open_attempt(
         self, transaction: Transaction, claimed: Claim, verdict: Verdict, command: Command

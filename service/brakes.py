@@ -13,6 +13,7 @@ from service.database import Transaction, brakes
 from service.outcome import CommandAnswer, Misconfigured, Throttled, Unauthorised
 from service.policy import Reading
 
+RATE_USED_UP = "the rate is used up"
 PROBE_INTERVAL = timedelta(seconds=30)
 RATE_BURST = timedelta(seconds=1)
 FORBIDDEN_IN_A_ROW = 3
@@ -30,9 +31,11 @@ class Brakes:
     """How the brakes stand. `probe_package_id` may pass an open breaker to see whether it can be closed."""
 
     paused_at: datetime | None
+    pause_cause: str | None
     breaker_opened_at: datetime | None
     breaker_cause: str | None
     breaker_operation: str | None
+    breaker_package_id: int | None
     probe_at: datetime | None
     probe_package_id: int | None
     hold_off_until: datetime | None
@@ -42,7 +45,7 @@ class Brakes:
     def against_command(self, package_id: int, now: datetime) -> str | None:
         """Why this package must not be commanded now, or None."""
         if self.paused_at is not None:
-            return "paused by an operator"
+            return f"paused: {self.pause_cause}"
         if self.hold_off_until is not None and now < self.hold_off_until:
             return "the OMS asked to wait (Retry-After)"
         if self.breaker_opened_at is not None and package_id != self.probe_package_id:
@@ -60,7 +63,8 @@ def read(transaction: Transaction, *, lock: bool = False) -> Brakes:
 def admit(transaction: Transaction, due: Sequence[int], rate_per_s: float) -> Sequence[int]:
     """Which of the due packages may be taken up now; takes their share of the rate (GCRA, 1 s of burst).
 
-    Behind an open breaker one package at a time is let through as the probe. A rate of 0 is none.
+    Behind an open breaker one package at a time is let through as the probe, and not the one that failed last
+    while another one is due. A rate of 0 is none.
     """
     now, found = transaction.now, read(transaction, lock=True)
     if found.hold_off_until is not None and now < found.hold_off_until:
@@ -68,19 +72,34 @@ def admit(transaction: Transaction, due: Sequence[int], rate_per_s: float) -> Se
     if found.breaker_opened_at is not None:
         if found.probe_at is not None and now < found.probe_at:
             return ()
-        due = due[:1]
+        due = ([one for one in due if one != found.breaker_package_id] or due)[:1]
         _write(transaction, probe_at=now + PROBE_INTERVAL, probe_package_id=due[0])
+    return due[: _take_slots(transaction, found, len(due), rate_per_s)]
+
+
+def admit_sweep(transaction: Transaction, rate_per_s: float) -> str | None:
+    """Takes the rate's share of one call for the sweep. Why it must not be made now, or None."""
+    now, found = transaction.now, read(transaction, lock=True)
+    if found.hold_off_until is not None and now < found.hold_off_until:
+        return "the OMS asked to wait (Retry-After)"
+    if found.breaker_opened_at is not None:
+        return f"breaker open: {found.breaker_cause}"
+    return None if _take_slots(transaction, found, 1, rate_per_s) else RATE_USED_UP
+
+
+def _take_slots(transaction: Transaction, found: Brakes, wanted: int, rate_per_s: float) -> int:
     if rate_per_s == 0:
-        return due
+        return wanted
+    now = transaction.now
     interval = timedelta(seconds=1 / rate_per_s)
     burst = max(RATE_BURST, interval)
     next_slot = max(found.next_slot_at or now, now)
     if next_slot > now + burst:  # only a clock that was set back leads here
         next_slot = now
-    admitted = min(len(due), int((now + burst - next_slot) / interval))
+    admitted = min(wanted, int((now + burst - next_slot) / interval))
     if admitted > 0:
         _write(transaction, next_slot_at=next_slot + admitted * interval)
-    return due[:admitted]
+    return admitted
 
 
 def note_answer(
@@ -94,33 +113,39 @@ def note_answer(
             _write(transaction, hold_off_until=until)
             return f"the OMS asked to wait {answer.retry_after.total_seconds():.0f} s"
         case Unauthorised(status=401):
-            return _open(transaction, found, operation, "the OMS does not accept the token (401)")
+            return _open(transaction, found, package_id, operation, "the OMS does not accept the token (401)")
         case Unauthorised():
             forbidden = (*(one for one in found.forbidden if one != package_id), package_id)
             _write(transaction, forbidden=list(forbidden[-FORBIDDEN_IN_A_ROW:]))
             if len(forbidden) >= FORBIDDEN_IN_A_ROW:
                 return _open(
-                    transaction, found, operation, "the token may not do this (403 for three packages in a row)"
+                    transaction,
+                    found,
+                    package_id,
+                    operation,
+                    "the token may not do this (403 for three packages in a row)",
                 )
             return None
         case Misconfigured():
-            return _open(transaction, found, operation, f"OMS_BASE_URL answers with a redirect ({answer.status})")
+            return _open(
+                transaction, found, package_id, operation, f"OMS_BASE_URL answers with a redirect ({answer.status})"
+            )
         case _:
             return _note_progress(transaction, found, operation)
 
 
-def pause(transaction: Transaction) -> bool:
+def pause(transaction: Transaction, cause: str) -> bool:
     """Stops new commands. False if they were stopped already."""
     if read(transaction, lock=True).paused_at is not None:
         return False
-    _write(transaction, paused_at=transaction.now)
+    _write(transaction, paused_at=transaction.now, pause_cause=cause)
     return True
 
 
 def resume(transaction: Transaction) -> bool:
     """Allows commands again and closes the breaker. False if nothing held them back."""
     found = read(transaction, lock=True)
-    _write(transaction, paused_at=None, **_CLOSED_BREAKER)
+    _write(transaction, paused_at=None, pause_cause=None, **_CLOSED_BREAKER)
     return found.paused_at is not None or found.breaker_opened_at is not None
 
 
@@ -128,18 +153,20 @@ _CLOSED_BREAKER: dict[str, object] = {
     "breaker_opened_at": None,
     "breaker_cause": None,
     "breaker_operation": None,
+    "breaker_package_id": None,
     "probe_at": None,
     "probe_package_id": None,
     "forbidden": [],
 }
 
 
-def _open(transaction: Transaction, found: Brakes, operation: Operation, cause: str) -> str | None:
+def _open(transaction: Transaction, found: Brakes, package_id: int, operation: Operation, cause: str) -> str | None:
     _write(
         transaction,
         breaker_opened_at=found.breaker_opened_at or transaction.now,
         breaker_cause=cause,
         breaker_operation=operation,
+        breaker_package_id=package_id,
         probe_at=transaction.now + PROBE_INTERVAL,
         probe_package_id=None,
     )

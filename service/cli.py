@@ -239,7 +239,7 @@ def pause() -> None:
     """Send no more commands until resume; deliveries are still accepted."""
     _, database = _stored()
     with database.transaction() as transaction:
-        changed = brakes.pause(transaction)
+        changed = brakes.pause(transaction, "by an operator")
     click.echo("paused" if changed else "was paused already", err=True)
 
 

@@ -24,6 +24,15 @@ SANDBOX_DATABASE = "sqlite:///var/sandbox.db"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
+@dataclass(frozen=True, slots=True)
+class OmnitronConfig:
+    """Where and as whom to log in for a token."""
+
+    base_url: str
+    username: str = field(repr=False)
+    password: str = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OmsConfig:
     """How to reach the OMS. Paths hold `{id}` or `{packed}`; all of them are inferred spellings."""
@@ -34,6 +43,8 @@ class OmsConfig:
     timeout_s: float
     items_path: str
     logs_path: str
+    list_filter: str
+    omnitron: OmnitronConfig | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +58,8 @@ class Config:
     settings: Settings
     oms_concurrency: int
     oms_rate_per_s: float
+    sweep_interval: timedelta
+    adopt_max: int
     lease: timedelta
     display_tz: ZoneInfo
     log_level: str
@@ -111,8 +124,9 @@ def redacted(config: Config) -> dict[str, Any]:
     for section in (config, config.oms, config.settings):
         for one in fields(section):
             value = getattr(section, one.name)
-            if one.name not in ("oms", "settings", "rules"):
+            if one.name not in ("oms", "settings", "rules", "omnitron"):
                 flat[one.name] = _shown(one.name, value)
+    flat["login"] = config.oms.omnitron.base_url if config.oms.omnitron else None
     flat["rules"] = [rule.name for rule in config.settings.rules.rules] + [config.settings.rules.default]
     flat["authentication"] = {
         "secrets": len(config.authentication.secrets),
@@ -152,6 +166,8 @@ def _read(reader: _Reader, default_database: str | None) -> Config:
         settings=_settings(reader, timeout_s),
         oms_concurrency=int(reader.number("OMS_CONCURRENCY", 8, at_least=1, at_most=256)),
         oms_rate_per_s=reader.number("OMS_RATE_PER_S", 10, at_least=0),
+        sweep_interval=reader.seconds("SWEEP_INTERVAL_S", 300),
+        adopt_max=int(reader.number("ADOPT_MAX", 20, at_least=0)),
         lease=timedelta(seconds=lease_s),
         display_tz=_time_zone(reader),
         log_level=_log_level(reader),
@@ -160,17 +176,30 @@ def _read(reader: _Reader, default_database: str | None) -> Config:
 
 
 def _oms(reader: _Reader, timeout_s: float) -> OmsConfig:
-    for unsupported in ("OMNITRON_BASE_URL", "OMNITRON_USERNAME", "OMNITRON_PASSWORD"):
-        if reader.text(unsupported):
-            reader.problem(unsupported, "login is not supported by this version; set OMS_TOKEN")
+    omnitron = _omnitron(reader)
     return OmsConfig(
-        base_url=_base_url(reader),
-        token=reader.required("OMS_TOKEN"),
+        base_url=_base_url(reader, "OMS_BASE_URL"),
+        token=reader.text("OMS_TOKEN"),
         auth_scheme=reader.text("OMS_AUTH_SCHEME", "Token"),
         timeout_s=timeout_s,
         items_path=_path(reader, "OMS_ITEMS_PATH", "/api/v1/oms/packages/package-items/?package={id}"),
         logs_path=_path(reader, "OMS_LOGS_PATH", "/api/v1/oms/state-transition-logs/?object_id={id}"),
+        list_filter=reader.text("OMS_LIST_FILTER", "state__enum_value={packed}"),
+        omnitron=omnitron,
     )
+
+
+def _omnitron(reader: _Reader) -> OmnitronConfig | None:
+    token, names = reader.text("OMS_TOKEN"), ("OMNITRON_BASE_URL", "OMNITRON_USERNAME", "OMNITRON_PASSWORD")
+    given = [name for name in names if reader.text(name)]
+    if token and given:
+        reader.problem("OMS_TOKEN", f"set either it or {', '.join(names)}, not both")
+    elif not token and not given:
+        reader.problem("OMS_TOKEN", f"required (or {', '.join(names)} to log in)")
+    elif given:
+        base_url = _base_url(reader, "OMNITRON_BASE_URL")
+        return OmnitronConfig(base_url, reader.required("OMNITRON_USERNAME"), reader.required("OMNITRON_PASSWORD"))
+    return None
 
 
 def _settings(reader: _Reader, timeout_s: float) -> Settings:
@@ -191,6 +220,7 @@ def _settings(reader: _Reader, timeout_s: float) -> Settings:
         retry_cap=reader.seconds("RETRY_CAP_S", 900),
         retry_max_age=reader.seconds("RETRY_MAX_AGE_S", 86400),
         command_max_attempts=int(reader.number("COMMAND_MAX_ATTEMPTS", 8, at_least=1)),
+        ship_max_per_hour=int(reader.number("SHIP_MAX_PER_HOUR", 0, at_least=0)),
     )
 
 
@@ -220,21 +250,21 @@ def _authentication(reader: _Reader) -> Authentication:
     return Authentication(secrets, basic or None, (name.strip(), value.strip()) if header else None)
 
 
-def _base_url(reader: _Reader) -> str:
-    text = reader.required("OMS_BASE_URL")
+def _base_url(reader: _Reader, name: str) -> str:
+    text = reader.required(name)
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        reader.problem("OMS_BASE_URL", "not a URL")
+        reader.problem(name, "not a URL")
         return text
     if parts.scheme not in ("http", "https") or not host:
         if text:
-            reader.problem("OMS_BASE_URL", "must look like https://brand-oms.akinon.net")
+            reader.problem(name, "must look like https://brand-oms.akinon.net")
     elif parts.scheme == "http" and host not in _LOOPBACK:
-        reader.problem("OMS_BASE_URL", "must be https unless it is on loopback")
+        reader.problem(name, "must be https unless it is on loopback")
     elif parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
-        reader.problem("OMS_BASE_URL", "must have no path, query or user")
+        reader.problem(name, "must have no path, query or user")
     return text.rstrip("/")
 
 

@@ -24,7 +24,7 @@ from sqlalchemy.sql.expression import Executable
 
 from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnavailable
 
-HEAD = "0001"
+HEAD = "0002"
 # A sender is answered 503 when there was no commit within 5 s.
 PATIENCE_S = 4.5
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -99,6 +99,7 @@ packages = sa.Table(
         sqlite_where=sa.text("due_at IS NOT NULL"),
     ),
     sa.Index("packages_state", "state", "reason", "package_id"),
+    sa.Index("packages_first_hint", "first_hint", "created_at"),
 )
 
 deliveries = sa.Table(
@@ -147,6 +148,7 @@ attempts = sa.Table(
     sa.Column("resolution", sa.Text),
     sa.Column("resolved_at", Instant),
     sa.Index("attempts_package", "package_id", "episode"),
+    sa.Index("attempts_started", "started_at"),
 )
 
 timeline = sa.Table(
@@ -165,14 +167,44 @@ brakes = sa.Table(
     metadata,
     sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("paused_at", Instant),
+    sa.Column("pause_cause", sa.Text),
     sa.Column("breaker_opened_at", Instant),
     sa.Column("breaker_cause", sa.Text),
     sa.Column("breaker_operation", sa.Text),
+    sa.Column("breaker_package_id", sa.BigInteger),
     sa.Column("probe_at", Instant),
     sa.Column("probe_package_id", sa.BigInteger),
     sa.Column("hold_off_until", Instant),
     sa.Column("forbidden", sa.JSON, nullable=False, server_default="[]"),
     sa.Column("next_slot_at", Instant),
+)
+
+# One row: the pass over the packages in Packed that is under way, and how the last one ended.
+sweep = sa.Table(
+    "sweep",
+    metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("leased_until", Instant),
+    sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("started_at", Instant),
+    sa.Column("under_way", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("cursor", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("finished_at", Instant),
+    sa.Column("listed", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("hinted", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("missed", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("missed_until", Instant),
+    sa.Column("problem", sa.Text),
+)
+
+# One row: the token of a login, shared by all processes, and when the last logins were.
+login = sa.Table(
+    "login",
+    metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("token", sa.Text),
+    sa.Column("leased_until", Instant),
+    sa.Column("recent", sa.JSON, nullable=False, server_default="[]"),
 )
 
 learned_shipped = sa.Table(
@@ -327,7 +359,8 @@ class Database:
         if transaction.execute(sa.select(deployment.c.id)).first() is None:
             row = {"id": 1, "oms_base_url": oms_base_url, "migrated_at": transaction.now}
             transaction.execute(sa.insert(deployment).values(row))
-            transaction.execute(sa.insert(brakes).values(id=1, forbidden=[]))
+        for table in (brakes, sweep, login):
+            transaction.execute(self.insert(table).values(id=1).on_conflict_do_nothing())
 
     @staticmethod
     def _refuse_another_oms(transaction: Transaction, oms_base_url: str) -> None:

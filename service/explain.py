@@ -62,6 +62,10 @@ MEANINGS: Mapping[tuple[CaseState, Reason | None], tuple[str, str]] = {
         "A rule asks a field that the OMS does not send for this package.",
         "Change the rule, or find out why the OMS leaves the field out.",
     ),
+    (CaseState.WAITING, Reason.BACKLOG_TO_CONFIRM): (
+        "It was Packed before Autoship first ran, and no webhook has announced it.",
+        "Look at autoship packages --reason backlog_to_confirm; autoship sweep --adopt ships them all.",
+    ),
     (CaseState.WAITING, Reason.OUTCOME_UNKNOWN): (
         "It left Packed after a command of ours that may or may not have been applied.",
         "Nothing to do yet: evidence is looked for during 15 minutes.",

@@ -74,6 +74,13 @@ def give_up_open(transaction: Transaction, package_id: int) -> None:
     transaction.execute(sa.update(attempts).where(*where, attempts.c.outcome.is_not(None)).values(**given_up))
 
 
+def sends_since(transaction: Transaction, since: datetime) -> int:
+    """How many commands were sent, or may have been, at or after an instant."""
+    sent = attempts.c.outcome.is_distinct_from(Outcome.NOT_SENT)
+    query = sa.select(sa.func.count()).where(attempts.c.started_at >= since, sent)
+    return int(transaction.execute(query).scalar_one())
+
+
 def note(transaction: Transaction, package_id: int, notes: Iterable[Note]) -> None:
     """Appends to the package's timeline."""
     rows = [{"package_id": package_id, "at": transaction.now, "kind": one.kind, "text": one.text} for one in notes]

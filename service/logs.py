@@ -88,6 +88,19 @@ EVENTS: Mapping[str, Event] = {
         "What the OMS answered to the command.",
         ("package_id", "attempt_id", "outcome", "http_status", "cause"),
     ),
+    "login.succeeded": Event(logging.INFO, "Omnitron gave a new token."),
+    "login.failed": Event(
+        logging.ERROR, "Omnitron gave no token; nothing can be read until it does.", ("cause",), alert=True
+    ),
+    "sweep.finished": Event(
+        logging.INFO,
+        "All packages in Packed were listed: `found` of them are looked at, `missed` no webhook announced within an "
+        "interval, `backlog` wait for `autoship sweep --adopt`.",
+        ("listed", "found", "missed", "backlog"),
+    ),
+    "sweep.failed": Event(
+        logging.ERROR, "The packages in Packed could not all be listed; tried again.", ("cause",), alert=True
+    ),
     "brake.changed": Event(
         logging.WARNING, "The OMS made all workers wait, or may be asked again.", ("package_id", "cause"), alert=True
     ),

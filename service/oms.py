@@ -8,22 +8,37 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
 import httpcore
 import httpx
 
 from service import __version__, outcome
-from service.config import OmsConfig
+from service.config import OmnitronConfig, OmsConfig
 from service.outcome import Ambiguous, Command, CommandAnswer, Misconfigured, NotSent, Throttled, Unauthorised
 from service.policy import BadShape, NotFound, ReadFailed, Reading
-from service.snapshot import Items, LoggedTransition, PackageSnapshot, parse_items, parse_package, parse_transitions
+from service.snapshot import (
+    Items,
+    LoggedTransition,
+    PackageSnapshot,
+    parse_items,
+    parse_listed,
+    parse_package,
+    parse_transitions,
+)
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_PAGES = 100
 # A command whose first byte is not out this long after its attempt row was committed is not sent at all.
 FIRST_BYTE_WITHIN_S = 1.0
+
+_HEADERS = {
+    "Accept": "application/json",
+    # Compressed answers are refused: their size is not known before they are unpacked.
+    "Accept-Encoding": "identity",
+    "User-Agent": f"autoship/{__version__}",
+}
 
 _CANNOT_ANSWER = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpx.InvalidURL)
 
@@ -45,27 +60,68 @@ class _NoAnswer:
     sent: bool
 
 
+class Credentials(Protocol):
+    """Where the token comes from."""
+
+    def current(self) -> str | None:
+        """The token to send, or None where there is none to be had now."""
+
+    def renew(self, rejected: str) -> str | None:
+        """Another token than the one that was answered 401, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class FixedToken:
+    """`OMS_TOKEN`: it is what it is."""
+
+    token: str
+
+    def current(self) -> str | None:
+        """The configured token."""
+        return self.token
+
+    def renew(self, rejected: str) -> str | None:
+        """There is no other one."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class LoginFailed:
+    """Omnitron gave no token."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """One page of the packages the OMS lists as Packed. `more`: the OMS says that another one follows."""
+
+    packages: tuple[PackageSnapshot, ...]
+    more: bool
+    next_path: str | None
+
+
 class Oms:
     """A client for one thread: one connection, kept open between calls.
 
     Follows no redirects, verifies TLS, ignores proxies in the environment, sends the token to no other host.
     """
 
-    def __init__(self, config: OmsConfig, wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        config: OmsConfig,
+        credentials: Credentials | None = None,
+        wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._config = config
+        self._credentials = credentials or FixedToken(config.token)
         self._wall_clock = wall_clock
         self._line = _Line()
         self._client = httpx.Client(
             base_url=config.base_url,
             transport=_DeadlineTransport(self._line),
             trust_env=False,
-            headers={
-                "Authorization": f"{config.auth_scheme} {config.token}",
-                "Accept": "application/json",
-                # Compressed answers are refused: their size is not known before they are unpacked.
-                "Accept-Encoding": "identity",
-                "User-Agent": f"autoship/{__version__}",
-            },
+            headers=_HEADERS,
         )
 
     def close(self) -> None:
@@ -107,6 +163,22 @@ class Oms:
         page = _json_of(answer)
         rows = page.get("results") if isinstance(page, Mapping) else None
         return parse_transitions(package_id, rows) if isinstance(rows, list) else None
+
+    def list_packed(self, path: str) -> ListPage | Reading:
+        """One page of packages in Packed. Raises nothing; an unreadable row makes the page `BadShape`."""
+        answer = self._call("GET", path)
+        failed = self._failed(answer)
+        if failed is not None:
+            return failed
+        page = _json_of(answer)
+        rows = page.get("results") if isinstance(page, Mapping) else None
+        if not isinstance(page, Mapping) or not isinstance(rows, list):
+            return BadShape("the package list is not a list")
+        packages = tuple(parse_listed(row) for row in rows)
+        link, following = page.get("next"), self._next(page.get("next"))
+        if None in packages or (link and following is None):
+            return BadShape("a row of the package list cannot be read, or its next page is on another host")
+        return ListPage(tuple(filter(None, packages)), bool(link), following)
 
     def _read_package(self, package_id: int) -> Reading:
         answer = self._call("GET", f"/api/v1/oms/packages/{package_id}/")
@@ -157,21 +229,70 @@ class Oms:
     def _call(
         self, method: str, path: str | None, body: Mapping[str, Any] | None = None, first_byte_by: float | None = None
     ) -> _Answer | _NoAnswer:
+        token = self._credentials.current()
+        if token is None:
+            return _NoAnswer("no token: the login failed", sent=False)
+        answer = self._exchange(method, path, body, first_byte_by, token)
+        # A command is not repeated here: each send has an attempt row of its own.
+        if method == "GET" and isinstance(answer, _Answer) and answer.status == 401:
+            renewed = self._credentials.renew(token)
+            if renewed is not None:
+                return self._exchange(method, path, body, first_byte_by, renewed)
+        return answer
+
+    def _exchange(
+        self, method: str, path: str | None, body: Mapping[str, Any] | None, first_byte_by: float | None, token: str
+    ) -> _Answer | _NoAnswer:
         self._line.begin(time.monotonic() + self._config.timeout_s, first_byte_by)
-        try:
-            with self._client.stream(method, path or "", json=body) as response:
-                if response.headers.get("content-encoding", "identity") != "identity":
-                    return _NoAnswer("the answer is compressed though we did not ask for that", sent=True)
-                content = bytearray()
-                for chunk in response.iter_raw():
-                    content += chunk
-                    if len(content) > MAX_BODY_BYTES:
-                        return _NoAnswer(f"the answer is larger than {MAX_BODY_BYTES} bytes", sent=True)
-                return _Answer(response.status_code, response.headers, bytes(content))
-        except _TooLateToSend:
-            return _NoAnswer("not under way within a second of its attempt row", sent=self._line.sent)
-        except _CANNOT_ANSWER as problem:
-            return _NoAnswer(type(problem).__name__, sent=self._line.sent)
+        headers = {"Authorization": f"{self._config.auth_scheme} {token}"}
+        return _exchange(self._client, self._line, method, path or "", body, headers)
+
+
+def log_in(config: OmnitronConfig, timeout_s: float) -> str | LoginFailed:
+    """A token of Omnitron, which its other services accept: `POST /api/i1/auth/login/`, integration guide.
+
+    Akinon's own SDK (omnisdk 0.0.103) asks `/api/v1/auth/login/`, tried where the first is not there.
+    """
+    line = _Line()
+    answer: _Answer | _NoAnswer = _NoAnswer("not asked", sent=False)
+    with httpx.Client(
+        base_url=config.base_url, transport=_DeadlineTransport(line), trust_env=False, headers=_HEADERS
+    ) as client:
+        for path in ("/api/i1/auth/login/", "/api/v1/auth/login/"):
+            line.begin(time.monotonic() + timeout_s, None)
+            body = {"username": config.username, "password": config.password}
+            answer = _exchange(client, line, "POST", path, body, {})
+            if not isinstance(answer, _Answer) or answer.status != 404:
+                break
+    if isinstance(answer, _NoAnswer):
+        return LoginFailed(answer.cause)
+    document = _json_of(answer)
+    token = document.get("key") if isinstance(document, Mapping) else None
+    return token if isinstance(token, str) and token else LoginFailed(f"answered {answer.status} without a token")
+
+
+def _exchange(
+    client: httpx.Client,
+    line: _Line,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None,
+    headers: Mapping[str, str],
+) -> _Answer | _NoAnswer:
+    try:
+        with client.stream(method, path, json=body, headers=headers) as response:
+            if response.headers.get("content-encoding", "identity") != "identity":
+                return _NoAnswer("the answer is compressed though we did not ask for that", sent=True)
+            content = bytearray()
+            for chunk in response.iter_raw():
+                content += chunk
+                if len(content) > MAX_BODY_BYTES:
+                    return _NoAnswer(f"the answer is larger than {MAX_BODY_BYTES} bytes", sent=True)
+            return _Answer(response.status_code, response.headers, bytes(content))
+    except _TooLateToSend:
+        return _NoAnswer("not under way within a second of its attempt row", sent=line.sent)
+    except _CANNOT_ANSWER as problem:
+        return _NoAnswer(type(problem).__name__, sent=line.sent)
 
 
 _NOT_JSON = object()

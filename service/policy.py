@@ -29,6 +29,7 @@ from service.snapshot import Fact, LoggedTransition, OfferedCommand, PackageSnap
 from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS, StateValue
 
 POLLING_WINDOW = timedelta(minutes=15)
+UNANNOUNCED = "no webhook announced it"
 
 
 class CaseState(StrEnum):
@@ -59,6 +60,7 @@ class Reason(StrEnum):
     BRAKE = "brake"
     RETRY_AFTER_REFUSAL = "retry_after_refusal"
     RULE_FIELD_MISSING = "rule_field_missing"
+    BACKLOG_TO_CONFIRM = "backlog_to_confirm"
     OUTCOME_UNKNOWN = "outcome_unknown"
     SENDING = "sending"
     CONFIRMING = "confirming"
@@ -103,6 +105,11 @@ class Resolution(StrEnum):
     UNKNOWN = "unknown"
 
 
+# Waiting for one of these has its own due time, or a person's word.
+_NOT_FOR_THE_SWEEP = frozenset(
+    {None, Reason.GRACE, Reason.BRAKE, Reason.RETRY_AFTER_REFUSAL, Reason.BACKLOG_TO_CONFIRM}
+)
+
 _MAY_HAVE_BEEN_APPLIED = frozenset({None, Outcome.ACCEPTED, Outcome.AMBIGUOUS})
 
 
@@ -125,6 +132,7 @@ class Settings:
     retry_cap: timedelta = timedelta(minutes=15)
     retry_max_age: timedelta = timedelta(days=1)
     command_max_attempts: int = 8
+    ship_max_per_hour: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +284,32 @@ def hint(delivery: Delivery, state: CaseState | None, settings: Settings) -> str
     if state is None:
         return "not_packed"
     return "closed_case" if state in CLOSED else None
+
+
+def worth_a_look(case: Case | None, listed: PackageSnapshot, settings: Settings, now: datetime) -> str | None:
+    """Why the sweep should have a package looked at that the OMS lists as Packed, or None.
+
+    `case` is None for a package never seen. Never for one that waits for a person, was dismissed, has a command under
+    way, or is due at a time of its own.
+    """
+    if case is None:
+        return UNANNOUNCED
+    if case.held or case.state is CaseState.SHIPPING:
+        return None
+    if case.state is CaseState.WAITING and case.reason in _NOT_FOR_THE_SWEEP:
+        return None
+    match case.state:
+        case CaseState.WAITING | CaseState.NEEDS_ATTENTION:
+            view = View(case=case, settings=settings, now=now, jitter=0.0)
+            return "it would ship now" if listed.items is None or _passes(view, listed) else None
+        case CaseState.WOULD_SHIP:
+            return "MODE is live now" if settings.live else None
+        case CaseState.SKIPPED if case.reason is Reason.RULE:
+            ruling = rules.judge(settings.rules, listed.facts)
+            same = isinstance(ruling, Match) and ruling.action == "skip"
+            return None if same else "the rules decide otherwise now"
+        case _:
+            return "it is in Packed again"
 
 
 # One read, one verdict.
@@ -496,17 +530,10 @@ def _proven_not_applied(view: View, text: str) -> Verdict:
 
 def _judged(view: View, snapshot: PackageSnapshot) -> Verdict:
     """Packed, and no attempt open: do our rules, its items and the OMS's own offer speak for the command?"""
-    settings = view.settings
-    ruling = rules.judge(settings.rules, snapshot.facts)
-    command = _command(ruling, settings)
+    ruling = rules.judge(view.settings.rules, snapshot.facts)
+    command = _command(ruling, view.settings)
     grace_until = _grace_until(view, ruling)
-    findings = (
-        (_packed_check(view.case.state_seen, settings), None),
-        _rules_finding(ruling),
-        *_items_findings(snapshot, settings),
-        _offer_finding(snapshot.offered, command, settings),
-        _grace_finding(view.now, grace_until),
-    )
+    findings = _findings(view, snapshot, ruling, command)
     checks = tuple(check for check, _ in findings)
     view = replace(view, case=replace(view.case, checks=checks))
     if view.case.held:
@@ -515,6 +542,26 @@ def _judged(view: View, snapshot: PackageSnapshot) -> Verdict:
     if reason is None:
         return _eligible(view, command)
     return _ineligible(view, reason, checks, grace_until)
+
+
+def _findings(
+    view: View, snapshot: PackageSnapshot, ruling: Match | FieldMissing, command: Command
+) -> tuple[_Finding, ...]:
+    settings = view.settings
+    return (
+        (_packed_check(snapshot.state, settings), None),
+        _rules_finding(ruling),
+        *_items_findings(snapshot, settings),
+        _offer_finding(snapshot.offered, command, settings),
+        _grace_finding(view.now, _grace_until(view, ruling)),
+    )
+
+
+def _passes(view: View, snapshot: PackageSnapshot) -> bool:
+    """Whether nothing but the grace period speaks against the command."""
+    ruling = rules.judge(view.settings.rules, snapshot.facts)
+    findings = _findings(view, snapshot, ruling, _command(ruling, view.settings))
+    return all(reason in (None, Reason.GRACE) for _, reason in findings)
 
 
 def _eligible(view: View, command: Command) -> Verdict:

@@ -151,6 +151,12 @@ def parse_package(package_id: int, document: object) -> PackageSnapshot | None:
     )
 
 
+def parse_listed(document: object) -> PackageSnapshot | None:
+    """The snapshot in a row of the package list, or None if it names no package."""
+    package_id = _PACKAGE.read(document).get("id")
+    return None if package_id is None else parse_package(package_id, document)
+
+
 def parse_items(package_id: int, rows: Sequence[object], announced: int | None = None) -> Items:
     """Items from rows. `announced` is the count a list answer gave; given, every row must name the package.
 

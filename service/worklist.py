@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -62,6 +62,38 @@ def hint(database: Database, transaction: Transaction, package_id: int, source: 
     )
 
 
+def put_in_backlog(database: Database, transaction: Transaction, package_id: int) -> None:
+    """A package that no webhook announced waits for `sweep --adopt`, or for its webhook."""
+    now = transaction.now
+    row = {"package_id": package_id, "first_hint": "sweep", "created_at": now, "changed_at": now}
+    insert = database.insert(packages).values(
+        **row, state=CaseState.WAITING, reason=Reason.BACKLOG_TO_CONFIRM, hint_seq=0, hinted=False
+    )
+    transaction.execute(insert.on_conflict_do_nothing())
+
+
+def adopt_backlog(transaction: Transaction) -> int:
+    """Makes everything that waits in the backlog due. How much that was."""
+    backlog = sa.update(packages).where(
+        packages.c.state == CaseState.WAITING, packages.c.reason == Reason.BACKLOG_TO_CONFIRM
+    )
+    adopted = backlog.values(hint_seq=packages.c.hint_seq + 1, hinted=True, due_at=transaction.now)
+    return transaction.execute(adopted).rowcount
+
+
+def count_backlog(transaction: Transaction) -> int:
+    """How many packages wait to be adopted."""
+    backlog = (packages.c.state == CaseState.WAITING, packages.c.reason == Reason.BACKLOG_TO_CONFIRM)
+    return int(transaction.execute(sa.select(sa.func.count()).where(*backlog)).scalar_one())
+
+
+def found_by_sweep(transaction: Transaction) -> int:
+    """How many packages the sweep took up that no webhook had announced before; the backlog apart."""
+    backlog = packages.c.reason.is_distinct_from(Reason.BACKLOG_TO_CONFIRM)
+    query = sa.select(sa.func.count()).where(packages.c.first_hint == "sweep", backlog)
+    return int(transaction.execute(query).scalar_one())
+
+
 def claim(database: Database, most: int, most_relooks: int, lease: timedelta, rate_per_s: float) -> tuple[Claim, ...]:
     """Takes up due packages: hinted ones first, the others at most `most_relooks`, oldest due first.
 
@@ -113,6 +145,12 @@ def find(transaction: Transaction, package_id: int) -> sa.RowMapping | None:
     """The whole row of a package."""
     found = transaction.execute(sa.select(packages).where(packages.c.package_id == package_id))
     return found.mappings().first()
+
+
+def cases_of(transaction: Transaction, package_ids: Sequence[int]) -> dict[int, Case]:
+    """The cases of those packages that we know."""
+    found = transaction.execute(sa.select(packages).where(packages.c.package_id.in_(package_ids))).mappings()
+    return {row["package_id"]: case_of(row) for row in found}
 
 
 def listed(

@@ -1,0 +1,91 @@
+"""The token of a login: one for all processes, kept in the database, renewed by one of them at a time."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from service import logs
+from service.config import OmnitronConfig, OmsConfig
+from service.database import Database, Transaction, login
+from service.oms import Credentials, FixedToken, LoginFailed, log_in
+
+# Akinon's channel-app 0.0.161 allows itself this many, so the server is taken to limit them (inferred).
+MOST_LOGINS = 3
+WITHIN = timedelta(minutes=6)
+_MARGIN = timedelta(seconds=2)
+_POLL_S = 0.1
+
+
+def credentials(config: OmsConfig, database: Database) -> Credentials:
+    """`OMS_TOKEN`, or the token of a login; may be shared by all threads of a process."""
+    if config.omnitron is None:
+        return FixedToken(config.token)
+    return Login(database, config.omnitron, config.timeout_s)
+
+
+class Login:
+    """Where the token comes from if `OMNITRON_*` is configured. One for each thread, or shared."""
+
+    def __init__(self, database: Database, config: OmnitronConfig, timeout_s: float) -> None:
+        self._database = database
+        self._config = config
+        self._timeout_s = timeout_s
+        self._token: str | None = None
+
+    def current(self) -> str | None:
+        """The token all processes share, or that of a login now; None where that failed.
+
+        Raises `DatabaseUnavailable`.
+        """
+        return self._token or self.renew(None)
+
+    def renew(self, rejected: str | None) -> str | None:
+        """A token other than `rejected`, which was answered 401: another process's, or that of a login now.
+
+        Raises `DatabaseUnavailable`.
+        """
+        self._token = None
+        give_up_at = time.monotonic() + self._timeout_s
+        while time.monotonic() < give_up_at:
+            with self._database.transaction() as transaction:
+                token, mine = _take_turn(transaction, rejected, timedelta(seconds=self._timeout_s) + _MARGIN)
+            if token is not None:
+                self._token = token
+                return token
+            if mine is not None:
+                self._token = self._log_in() if mine else None
+                return self._token
+            time.sleep(_POLL_S)
+        return None
+
+    def _log_in(self) -> str | None:
+        answer = log_in(self._config, self._timeout_s)
+        token = None if isinstance(answer, LoginFailed) else answer
+        with self._database.transaction() as transaction:
+            transaction.execute(sa.update(login).values(token=token, leased_until=None))
+        if isinstance(answer, LoginFailed):
+            logs.emit("login.failed", cause=answer.cause)
+        else:
+            logs.emit("login.succeeded")
+        return token
+
+
+def _take_turn(transaction: Transaction, rejected: str | None, lease: timedelta) -> tuple[str | None, bool | None]:
+    """A usable token; or whose turn it is to log in: ours, nobody's for now (False), another process's (None)."""
+    row = transaction.execute(sa.select(login).with_for_update()).mappings().one()
+    if row["token"] is not None and row["token"] != rejected:
+        return row["token"], None
+    if row["leased_until"] is not None and transaction.now < row["leased_until"]:
+        return None, None
+    recent = [
+        at for at in map(datetime.fromisoformat, row["recent"]) if transaction.now - WITHIN < at <= transaction.now
+    ]
+    if len(recent) >= MOST_LOGINS:
+        return None, False
+    logins = [at.isoformat() for at in (*recent, transaction.now)]
+    turn = {"token": None, "leased_until": transaction.now + lease, "recent": logins}
+    transaction.execute(sa.update(login).values(**turn))
+    return None, True

@@ -1,0 +1,296 @@
+"""The sweep: every package in Packed is listed, so that what no webhook announced is looked at too.
+
+It only hints; the worker reads, decides and commands. One pass at a time over all workers, resumable where the OMS
+lists by ascending id behind a cursor; where it does not, whole passes are repeated until one finds nothing new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import sqlalchemy as sa
+
+from service import brakes, journal, logs, policy, worklist
+from service.brakes import Operation
+from service.config import Config
+from service.database import Database, Transaction, deliveries, packages, sweep
+from service.oms import ListPage, Oms
+from service.outcome import Misconfigured, Throttled, Unauthorised
+from service.policy import Note, Reading, Settings
+from service.snapshot import PackageSnapshot
+
+MAX_UNORDERED_PASSES = 5
+RETRY_AFTER = timedelta(seconds=30)
+FILTER_IGNORED = "filter_ignored"
+STOPPED = "stopped"
+_RATE_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A listed package that is worth a look."""
+
+    package_id: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How a pass ended. `problem` is None where all packages in Packed were listed."""
+
+    listed: int
+    found: tuple[Found, ...]
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Listed packages; all with an id up to `cursor` are listed by now, where the list is ordered."""
+
+    packages: tuple[PackageSnapshot, ...]
+    cursor: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """The right to sweep, proven by the fence."""
+
+    fence: int
+    cursor: int
+    first_ever: bool
+
+
+class _TurnLost(Exception):
+    """Another worker sweeps by now."""
+
+
+class Sweeper:
+    """Sweeps with one client of the OMS. `wait(seconds)` pauses, and is True once the sweep is to stop."""
+
+    def __init__(self, config: Config, database: Database, oms: Oms, wait: Callable[[float], bool]) -> None:
+        self._config = config
+        self._database = database
+        self._oms = oms
+        self._wait = wait
+
+    @property
+    def poll_interval_s(self) -> float:
+        """How often to ask whether a pass is due."""
+        return max(0.2, min(10.0, self._config.sweep_interval.total_seconds() / 4))
+
+    def sweep_if_due(self, *, at_once: bool = False, adopt: bool = False) -> Swept | None:
+        """One pass, if one is due (or `at_once`) and no other worker is at it; else None.
+
+        `adopt` takes on all that no webhook announced. Raises `DatabaseUnavailable`.
+        """
+        with self._database.transaction() as transaction:
+            turn = self._take_turn(transaction, at_once or adopt)
+            if turn is not None and adopt:
+                worklist.adopt_backlog(transaction)
+        if turn is None:
+            return None
+        try:
+            swept = self._pass(turn, adopt)
+            self._end(turn, swept)
+        except _TurnLost:
+            return None
+        return swept
+
+    def dry_run(self) -> Swept:
+        """What a pass would have looked at. Stores and hints nothing."""
+        listed, found = 0, list[Found]()
+        for page in self._pages(0):
+            if isinstance(page, str):
+                return Swept(listed, tuple(found), page)
+            with self._database.reading() as transaction:
+                found += _worth_a_look(transaction, page.packages, self._config.settings)
+            listed += len(page.packages)
+        return Swept(listed, tuple(found))
+
+    # One pass.
+
+    def _pass(self, turn: _Turn, adopt: bool) -> Swept:
+        listed, found = 0, list[Found]()
+        for page in self._pages(turn.cursor):
+            if isinstance(page, str):
+                return Swept(listed, tuple(found), page)
+            found += self._take_in(turn, page, adopt)
+            listed += len(page.packages)
+        return Swept(listed, tuple(found))
+
+    def _pages(self, cursor: int) -> Iterator[_Page | str]:
+        """The pages behind `cursor`, or a problem as the last of them.
+
+        ASSUMED: `id__gt` and `sort=id`, as the state transition log names them. Verified on every page.
+        """
+        while True:
+            page = self._list(f"{self._first_path()}&id__gt={cursor}&sort=id")
+            if isinstance(page, str):
+                yield page
+                return
+            ids = [package.package_id for package in page.packages]
+            if ids != sorted(set(ids)) or (ids and ids[0] <= cursor):
+                yield from self._unordered_pages()
+                return
+            cursor = ids[-1] if ids else cursor
+            yield _Page(page.packages, cursor)
+            if not page.more or not ids:
+                return
+
+    def _unordered_pages(self) -> Iterator[_Page | str]:
+        """All pages, again and again: what ships meanwhile moves others to a page that was read already."""
+        seen: set[int] = set()
+        for _ in range(MAX_UNORDERED_PASSES):
+            known = len(seen)
+            path: str | None = self._first_path()
+            while path is not None:
+                page = self._list(path)
+                if isinstance(page, str):
+                    yield page
+                    return
+                fresh = tuple(package for package in page.packages if package.package_id not in seen)
+                seen.update(package.package_id for package in fresh)
+                yield _Page(fresh)
+                path = page.next_path
+            if len(seen) == known:
+                return
+        yield "the list kept changing"
+
+    def _list(self, path: str) -> ListPage | str:
+        """One page, once the rate allows it, or why there is none."""
+        while (shut := self._admitted()) is not None:
+            if shut != brakes.RATE_USED_UP:
+                return shut
+            if self._wait(_RATE_POLL_S):
+                return STOPPED
+        page = self._oms.list_packed(path)
+        if not isinstance(page, ListPage):
+            return self._unlisted(page)
+        strangers = [one for one in page.packages if not self._is_packed(one)]
+        return f"{FILTER_IGNORED}: package {strangers[0].package_id} is not Packed" if strangers else page
+
+    def _unlisted(self, reading: Reading) -> str:
+        """Puts the brakes on where the answer demands it. Its problem in words."""
+        braking = isinstance(reading, Throttled | Misconfigured)
+        if braking or (isinstance(reading, Unauthorised) and reading.status == 401):
+            with self._database.transaction() as transaction:
+                cause = brakes.note_answer(transaction, 0, Operation.READ, reading)
+            if cause is not None:
+                logs.emit("brake.changed", cause=cause)
+        return f"the list was not answered: {_named(reading)}"
+
+    def _first_path(self) -> str:
+        packed = self._config.settings.packed_status
+        return "/api/v1/oms/packages/?" + self._config.oms.list_filter.replace("{packed}", packed)
+
+    def _is_packed(self, package: PackageSnapshot) -> bool:
+        return package.state is not None and policy.is_packed(package.state, self._config.settings)
+
+    def _admitted(self) -> str | None:
+        with self._database.transaction() as transaction:
+            return brakes.admit_sweep(transaction, self._config.oms_rate_per_s)
+
+    def _take_in(self, turn: _Turn, page: _Page, adopt: bool) -> list[Found]:
+        """Hints at what is worth a look and moves the cursor, in one transaction."""
+        with self._database.transaction() as transaction:
+            found = _worth_a_look(transaction, page.packages, self._config.settings)
+            unannounced = [one for one in found if one.why == policy.UNANNOUNCED]
+            may_adopt = self._may_adopt(transaction, turn, adopt)
+            backlog = [] if may_adopt is None else unannounced[may_adopt:]
+            for one in found:
+                if one in backlog:
+                    worklist.put_in_backlog(self._database, transaction, one.package_id)
+                else:
+                    worklist.hint(self._database, transaction, one.package_id, "sweep")
+                journal.note(transaction, one.package_id, [Note("sweep", f"listed as Packed: {one.why}")])
+            progress = {
+                "cursor": page.cursor,
+                "listed": sweep.c.listed + len(page.packages),
+                "hinted": sweep.c.hinted + len(found) - len(backlog),
+                "leased_until": transaction.now + self._config.lease,
+            }
+            _write(transaction, turn, progress)
+        return found
+
+    def _may_adopt(self, transaction: Transaction, turn: _Turn, adopt: bool) -> int | None:
+        """How many more packages that no webhook announced may be taken up without a person's word; None: all."""
+        if adopt or not turn.first_ever:
+            return None
+        return max(0, self._config.adopt_max - worklist.found_by_sweep(transaction))
+
+    # Whose turn it is.
+
+    def _take_turn(self, transaction: Transaction, at_once: bool) -> _Turn | None:
+        row = transaction.execute(sa.select(sweep).with_for_update()).mappings().one()
+        now = transaction.now
+        if row["leased_until"] is not None and now < row["leased_until"] <= now + self._config.lease:
+            return None
+        rested = row["started_at"] is None or not row["started_at"] <= now < row["started_at"] + self._interval
+        if not (row["under_way"] or rested or at_once):
+            return None
+        turn = _Turn(row["fence"] + 1, row["cursor"] if row["under_way"] else 0, row["finished_at"] is None)
+        begun = {"fence": turn.fence, "leased_until": now + self._config.lease}
+        if not row["under_way"]:
+            begun |= {"started_at": now, "under_way": True, "cursor": 0, "listed": 0, "hinted": 0, "problem": None}
+        transaction.execute(sa.update(sweep).values(**begun))
+        return turn
+
+    @property
+    def _interval(self) -> timedelta:
+        return self._config.sweep_interval
+
+    def _end(self, turn: _Turn, swept: Swept) -> None:
+        if swept.problem is not None:
+            self._break_off(turn, swept.problem)
+            return
+        with self._database.transaction() as transaction:
+            missed = self._count_missed(transaction)
+            backlog = worklist.count_backlog(transaction)
+            ended = {"under_way": False, "finished_at": transaction.now, "leased_until": None, "problem": None}
+            _write(transaction, turn, ended)
+        logs.emit("sweep.finished", listed=swept.listed, found=len(swept.found), missed=missed, backlog=backlog)
+
+    def _break_off(self, turn: _Turn, problem: str) -> None:
+        """The pass goes on later where it stood, but after a wrong filter begins anew, an interval later."""
+        with self._database.transaction() as transaction:
+            rest = None if problem == STOPPED else transaction.now + RETRY_AFTER
+            resumed = {"under_way": not problem.startswith(FILTER_IGNORED), "leased_until": rest, "problem": problem}
+            _write(transaction, turn, resumed)
+        if problem != STOPPED:
+            logs.emit("sweep.failed", cause=problem)
+
+    def _count_missed(self, transaction: Transaction) -> int:
+        """Packages the sweep found an interval ago and no webhook has announced since; not those of the first pass."""
+        counted_until = transaction.execute(sa.select(sweep.c.missed_until)).scalar()
+        if counted_until is None:
+            transaction.execute(sa.update(sweep).values(missed_until=transaction.now))
+            return 0
+        until = max(counted_until, transaction.now - self._interval)
+        announced = sa.exists().where(deliveries.c.package_id == packages.c.package_id, deliveries.c.fate == "accepted")
+        query = sa.select(sa.func.count()).where(
+            packages.c.first_hint == "sweep",
+            packages.c.created_at > counted_until,
+            packages.c.created_at <= until,
+            ~announced,
+        )
+        missed = int(transaction.execute(query).scalar_one())
+        transaction.execute(sa.update(sweep).values(missed=sweep.c.missed + missed, missed_until=until))
+        return missed
+
+
+def _worth_a_look(transaction: Transaction, page: tuple[PackageSnapshot, ...], settings: Settings) -> list[Found]:
+    cases = worklist.cases_of(transaction, [package.package_id for package in page])
+    judged = ((one, policy.worth_a_look(cases.get(one.package_id), one, settings, transaction.now)) for one in page)
+    return [Found(package.package_id, why) for package, why in judged if why is not None]
+
+
+def _write(transaction: Transaction, turn: _Turn, values: Mapping[str, object]) -> None:
+    mine = sa.update(sweep).where(sweep.c.fence == turn.fence).values(**values)
+    if transaction.execute(mine).rowcount != 1:
+        raise _TurnLost
+
+
+def _named(reading: Reading) -> str:
+    return getattr(reading, "cause", None) or getattr(reading, "problem", None) or type(reading).__name__
