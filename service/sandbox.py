@@ -34,6 +34,7 @@ name = "marketplace ships its own"
 when = {channel_name = ["Marketplace"]}
 action = "skip"
 """
+_LOGINS = ("/api/i1/auth/login/", "/api/v1/auth/login/")
 _PACKAGES = "/api/v1/oms/packages/"
 _ITEMS = "/api/v1/oms/packages/package-items/"
 _LOGS = "/api/v1/oms/state-transition-logs/"
@@ -65,9 +66,9 @@ class Request:
 
     @property
     def operation(self) -> str:
-        """Which of the OMS's services is asked: list, read, items, log or command."""
+        """Which service is asked: Omnitron's login, or the OMS's list, read, items, log or command."""
         if self.method == "POST":
-            return "command"
+            return "login" if self.path in _LOGINS else "command"
         if self.path.startswith(_LOGS):
             return "log"
         if self.path.startswith(_ITEMS):
@@ -123,6 +124,7 @@ class StandInOms:
     """
 
     token: str = "sandbox-token"
+    password: str = "sandbox-password"
     transition_id: int = 12
     slug: str = "ship-without-integration"
     shipped: str = ""
@@ -186,6 +188,8 @@ class StandInOms:
 
     def answer(self, request: Request) -> Response | Callable[[socket.socket], None]:
         """Answers one request, or says what to do to the bare connection. Tests wrap this to misbehave."""
+        if request.operation == "login":
+            return self._log_in(request)
         if request.token != f"Token {self.token}":
             return _json(401, {"detail": "Invalid token."})
         with self._lock:
@@ -236,6 +240,16 @@ class StandInOms:
         if self.inline_items:
             document["packageitem_set"] = self._items_of(package)
         return document
+
+    def revoke_token(self) -> None:
+        """Only the next login gives a token that is accepted."""
+        with self._lock:
+            self.token = f"{self.token}+"
+
+    def _log_in(self, request: Request) -> Response:
+        if json.loads(request.body) != {"username": "autoship", "password": self.password}:
+            return _json(400, {"non_field_errors": ["Unable to log in with provided credentials."]})
+        return _json(200, {"key": self.token})
 
     def _command(self, request: Request) -> Response:
         package = self.packages.get(_id_in(request.path) or 0)
