@@ -26,7 +26,7 @@ from service.web import create_app
 from tests.conftest import MINIMAL, SECRET
 from tests.contract.conftest import URL, Task, Whisperer
 from tests.samples import sample
-from tests.web_process import web_process
+from tests.processes import web_process
 
 PACKED = {"enum_class": "PackageStatus", "enum_value": "500"}
 PACKAGE = {
@@ -212,10 +212,10 @@ def test_over_real_http_the_real_process_accepts_what_the_library_posts(
     whisperer: Whisperer, database: Database, database_url: str, tmp_path: Path
 ) -> None:
     variables = {**MINIMAL, "DATABASE_URL": database_url, "WEBHOOK_BASIC_AUTH": "oms:parola:1"}
-    with web_process(variables, tmp_path) as web:
-        hook = whisperer.hook(web.url + "/webhooks/oms/packages", secret_key=SECRET, config=BASIC)
+    with web_process(variables, tmp_path) as url:
+        hook = whisperer.hook(url + "/webhooks/oms/packages", secret_key=SECRET, config=BASIC)
         event, task = whisperer.deliver(hook, PACKAGE)
-        refused = whisperer.hook(web.url + "/webhooks/oms/packages/", secret_key=SECRET)
+        refused = whisperer.hook(url + "/webhooks/oms/packages/", secret_key=SECRET)
         unauthenticated, _ = whisperer.deliver(refused, PACKAGE)
     assert (event.delivered, event.response_http_status, task.countdowns) == (True, 202, [])
     assert (unauthenticated.delivered, unauthenticated.response_http_status) == (False, 401)
