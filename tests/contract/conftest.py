@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -65,12 +66,10 @@ class Whisperer:
     def deliver(self, hook: Any, payload: dict[str, Any], task: Task | None = None) -> tuple[Any, Task]:
         """Runs the library's task for one event; the event it stored, and what it asked of the queue."""
         task = task or Task()
-        try:
+        with suppress(Again):
             self.tasks.deliver_event_task(
                 task, hook.pk, hook.event_type, event_uuid=task.request.kwargs.get("event_uuid"), instance=payload
             )
-        except Again:
-            pass
         return self.models.WebhookEvent.objects.get(webhook=hook), task
 
 
