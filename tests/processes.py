@@ -38,7 +38,10 @@ def running(command: str, variables: Mapping[str, str], folder: Path) -> Iterato
             yield Running(process, *files)
         finally:
             process.terminate()
-            process.wait(ENDED_WITHIN_S)
+            try:
+                process.wait(ENDED_WITHIN_S)
+            finally:
+                process.kill()
 
 
 @contextmanager

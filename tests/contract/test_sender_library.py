@@ -180,9 +180,7 @@ def test_it_gives_up_after_eleven_attempts_in_seventeen_minutes_as_the_stand_in_
     assert task.countdowns == [2**n for n in range(10)]
 
 
-def test_the_published_example_verifies(
-    carried_to: Carry, whisperer: Whisperer, app: Flask, database: Database
-) -> None:
+def test_the_published_example_verifies(app: Flask) -> None:
     headers, body = sample("webhook_package_packed")
     document = json.loads(body)
     made = sender.headers("package.status.packed", body, SECRET)

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder
 
 from service import inbox, sandbox
@@ -306,7 +307,7 @@ def test_the_answer_begins_only_after_the_commit(app: Flask, database_url: str) 
         return lambda chunk: None
 
     body = encoded(a_document())
-    environ = EnvironBuilder(URL, method="POST", data=body, headers=signed(body)).get_environ()
+    environ = EnvironBuilder(URL, method="POST", data=body, headers=Headers(signed(body))).get_environ()
     b"".join(app(environ, start_response))
     assert seen == [("202 ACCEPTED", [("accepted", 1)])]
 
