@@ -262,11 +262,12 @@ class Verdict:
 # Is a delivery worth a look?
 
 
-def hint(delivery: Delivery, state: CaseState | None, settings: Settings) -> str | None:
+def hint(delivery: Delivery, state: CaseState | None, reason: Reason | None, settings: Settings) -> str | None:
     """None: look at the package. Otherwise why not: the reason an ignored delivery is recorded with.
 
-    `state` is the package's, None if it was never seen. The sender's other event families (shipment, order,
-    transfer) carry ids of their own, so they must not name a package by accident.
+    `state` and `reason` are the package's, None if it was never seen. The sender's other event families (shipment,
+    order, transfer) carry ids of their own, so they must not name a package by accident. A dismissed package is
+    dismissed for one stay in Packed: it is looked at, so that we see it leave.
     """
     if delivery.event_type is not None and not delivery.event_type.startswith("package"):
         return "not_a_package_event"
@@ -275,7 +276,7 @@ def hint(delivery: Delivery, state: CaseState | None, settings: Settings) -> str
         return None
     if state is None:
         return "not_packed"
-    return "closed_case" if state in CLOSED else None
+    return "closed_case" if state in CLOSED and reason is not Reason.DISMISSED else None
 
 
 # One read, one verdict.
