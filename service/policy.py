@@ -296,7 +296,7 @@ def needs_transition_log(case: Case, attempts: tuple[Attempt, ...], reading: Rea
 
 def decide(view: View, reading: Reading) -> Verdict:
     """The verdict on one read. Total: every reading has one, none raises."""
-    view = _counting_looks_only(view)
+    view = _ageing_by_answers(view, reading)
     match reading:
         case PackageSnapshot():
             return _on_snapshot(view, reading)
@@ -446,7 +446,7 @@ def _opened(view: View, evidence: str) -> _Opening:
         left_packed_at=None,
         repacked_at=None,
         left_modified_at=None,
-        entry_log_id=max((entry.log_id for entry in view.log or ()), default=view.case.entry_log_id),
+        entry_log_id=max([view.case.entry_log_id, *(entry.log_id for entry in view.log or ())]),
         looking_since=view.now,
         looks=1,
         refusals=0,
@@ -870,11 +870,12 @@ def _age(view: View) -> timedelta:
     return view.now - (view.case.looking_since or view.now)
 
 
-def _counting_looks_only(view: View) -> View:
-    """Time behind a brake does not age a case, nor does time in which nobody could look at it."""
+def _ageing_by_answers(view: View, reading: Reading) -> View:
+    """Time behind a brake, without an answer, or in which nobody could look does not age a case."""
     case = view.case
     if case.looking_since is None or case.last_look_at is None:
         return view
     since_last_look = max(view.now - case.last_look_at, timedelta(0))
-    counted = timedelta(0) if case.reason is Reason.BRAKE else min(since_last_look, _longest_poll(view))
+    ageing = case.reason is not Reason.BRAKE and isinstance(reading, PackageSnapshot | NotFound | BadShape)
+    counted = min(since_last_look, _longest_poll(view)) if ageing else timedelta(0)
     return replace(view, case=replace(case, looking_since=case.looking_since + since_last_look - counted))

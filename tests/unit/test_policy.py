@@ -603,23 +603,30 @@ def test_a_short_retry_age_makes_no_unpacked_package_a_persons_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "since_last_look", "age_left"),
+    ("reason", "reading", "since_last_look", "counted"),
     [
-        (Reason.BRAKE, 3 * DAY, MINUTE),
-        (Reason.ITEMS_MIXED, 3 * DAY, MINUTE + HOUR),
-        (Reason.ITEMS_MIXED, HOUR, MINUTE + HOUR),
-        (Reason.ITEMS_MIXED, -HOUR, MINUTE - HOUR),
-        (Reason.BRAKE, -HOUR, MINUTE - HOUR),
+        (Reason.ITEMS_MIXED, MIXED, HOUR, HOUR),
+        (Reason.ITEMS_MIXED, NotFound(), HOUR, HOUR),
+        (Reason.ITEMS_MIXED, BadShape("?"), HOUR, HOUR),
+        (Reason.ITEMS_MIXED, MIXED, 3 * DAY, HOUR),
+        (Reason.ITEMS_MIXED, ReadFailed("ReadTimeout"), HOUR, 0 * HOUR),
+        (Reason.ITEMS_MIXED, Throttled(SECOND), HOUR, 0 * HOUR),
+        (Reason.BRAKE, MIXED, HOUR, 0 * HOUR),
+        (Reason.ITEMS_MIXED, MIXED, -HOUR, -HOUR),
     ],
 )
-def test_neither_a_brake_nor_time_without_looks_ages_a_case(
-    reason: Reason, since_last_look: timedelta, age_left: timedelta
+def test_time_behind_a_brake_without_an_answer_or_without_looks_does_not_age_a_case(
+    reason: Reason, reading: Reading, since_last_look: timedelta, counted: timedelta
 ) -> None:
     last_look_at = NOW - since_last_look
     case = a_case(reason=reason, last_look_at=last_look_at, looking_since=last_look_at - MINUTE)
-    verdict = decided(case, MIXED)
-    assert verdict.case.looking_since == NOW - age_left
-    assert standing(verdict) == (WAITING, Reason.ITEMS_MIXED, False)
+    assert decided(case, reading).case.looking_since == NOW - MINUTE - counted
+
+
+@pytest.mark.parametrize("missing", [{"looking_since": None}, {"last_look_at": None, "looking_since": NOW - HOUR}])
+def test_the_first_look_ages_nothing(missing: dict[str, Any]) -> None:
+    case = a_case(reason=Reason.BRAKE, **missing)
+    assert decided(case, MIXED).case.looking_since == (missing["looking_since"] or NOW)
 
 
 def test_a_state_of_another_enumeration_is_waited_out() -> None:
@@ -1129,9 +1136,10 @@ def test_two_reads_in_packed_half_a_minute_apart_open_a_new_episode(since: timed
         assert (verdict.command, wait_of(verdict), verdict.notes) == (None, SECOND, ())
 
 
-def test_what_was_logged_before_an_episode_is_remembered_as_older() -> None:
-    verdict = decided(a_left_case(repacked_at=NOW - MINUTE, entry_log_id=8), log=(a_move(10, PACKED, SHIPPED),))
-    assert (verdict.case.episode, verdict.case.entry_log_id) == (2, 10)
+@pytest.mark.parametrize(("known", "remembered"), [(8, 10), (12, 12)])
+def test_what_was_logged_before_an_episode_is_remembered_as_older(known: int, remembered: int) -> None:
+    verdict = decided(a_left_case(repacked_at=NOW - MINUTE, entry_log_id=known), log=(a_move(10, PACKED, SHIPPED),))
+    assert (verdict.case.episode, verdict.case.entry_log_id) == (2, remembered)
 
 
 @pytest.mark.parametrize(
