@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from service import policy, worklist
 from service.database import Database, Transaction, deliveries, packages, quarantine
 from service.delivery import Delivery, Unusable
-from service.policy import CaseState, Settings
+from service.policy import CaseState, Reason, Settings
 
 MAX_QUARANTINED_BODIES = 1000
 MAX_QUARANTINED_BYTES = 64 * 1024
@@ -35,8 +35,8 @@ def accept(database: Database, delivery: Delivery, settings: Settings) -> Receip
     is shipped. Raises `DatabaseUnavailable`, and then nothing was stored.
     """
     with database.transaction() as transaction:
-        state = _state(transaction, delivery.package_id)
-        ignored = policy.hint(delivery, state, settings)
+        state, reason = _standing(transaction, delivery.package_id)
+        ignored = policy.hint(delivery, state, reason, settings)
         row = _row(delivery, "ignored" if ignored else "accepted", ignored)
         duplicate, _ = _store(database, transaction, row)
         if ignored is None and not (duplicate and state is CaseState.SHIPPED):
@@ -71,9 +71,12 @@ def signed_event(transaction: Transaction, package_id: int, event_type: str, sin
     return transaction.execute(query).first() is not None
 
 
-def _state(transaction: Transaction, package_id: int) -> CaseState | None:
-    state = transaction.execute(sa.select(packages.c.state).where(packages.c.package_id == package_id)).scalar()
-    return None if state is None else CaseState(state)
+def _standing(transaction: Transaction, package_id: int) -> tuple[CaseState | None, Reason | None]:
+    query = sa.select(packages.c.state, packages.c.reason).where(packages.c.package_id == package_id)
+    row = transaction.execute(query).first()
+    if row is None:
+        return None, None
+    return CaseState(row.state), None if row.reason is None else Reason(row.reason)
 
 
 def _row(delivery: Delivery | Unusable, fate: str, reason: str | None) -> dict[str, Any]:

@@ -137,6 +137,7 @@ def _attempt(row: sa.RowMapping) -> Attempt:
         command=Command(row["transition_id"], row["slug"]),
         started_at=row["started_at"],
         deadline_at=row["deadline_at"],
+        answered_at=row["answered_at"],
         concluded=row["concluded"],
         read_backs=row["read_backs"],
     )

@@ -30,6 +30,7 @@ from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS, StateValue
 
 POLLING_WINDOW = timedelta(minutes=15)
 UNANNOUNCED = "no webhook announced it"
+_STRANGER = "the state is not a PackageStatus"
 
 
 class CaseState(StrEnum):
@@ -157,6 +158,7 @@ class Attempt:
     command: Command
     started_at: datetime
     deadline_at: datetime
+    answered_at: datetime | None = None
     outcome: Outcome | None = None
     concluded: bool = False
     resolution: Resolution | None = None
@@ -270,11 +272,12 @@ class Verdict:
 # Is a delivery worth a look?
 
 
-def hint(delivery: Delivery, state: CaseState | None, settings: Settings) -> str | None:
+def hint(delivery: Delivery, state: CaseState | None, reason: Reason | None, settings: Settings) -> str | None:
     """None: look at the package. Otherwise why not: the reason an ignored delivery is recorded with.
 
-    `state` is the package's, None if it was never seen. The sender's other event families (shipment, order,
-    transfer) carry ids of their own, so they must not name a package by accident.
+    `state` and `reason` are the package's, None if it was never seen. The sender's other event families (shipment,
+    order, transfer) carry ids of their own, so they must not name a package by accident. A dismissed package is
+    dismissed for one stay in Packed: it is looked at, so that we see it leave.
     """
     if delivery.event_type is not None and not delivery.event_type.startswith("package"):
         return "not_a_package_event"
@@ -283,7 +286,7 @@ def hint(delivery: Delivery, state: CaseState | None, settings: Settings) -> str
         return None
     if state is None:
         return "not_packed"
-    return "closed_case" if state in CLOSED else None
+    return "closed_case" if state in CLOSED and reason is not Reason.DISMISSED else None
 
 
 def worth_a_look(case: Case | None, listed: PackageSnapshot, settings: Settings, now: datetime) -> str | None:
@@ -322,13 +325,12 @@ def needs_transition_log(case: Case, attempts: tuple[Attempt, ...], reading: Rea
     if is_packed(reading.state, settings):
         return case.packed_since is None and case.left_packed_at is not None
     attempt = _possible(attempts)
-    unresolved = case.packed_since is not None or _open(attempts) is not None
-    return unresolved and attempt is not None and not _is_unconfirmed_success(attempt)
+    return attempt is not None and not _is_unconfirmed_success(attempt) and _is_unsettled(case, attempts)
 
 
 def decide(view: View, reading: Reading) -> Verdict:
     """The verdict on one read. Total: every reading has one, none raises."""
-    view = _excluding_brakes(view)
+    view = _ageing_by_answers(view, reading)
     match reading:
         case PackageSnapshot():
             return _on_snapshot(view, reading)
@@ -342,13 +344,13 @@ def decide(view: View, reading: Reading) -> Verdict:
             return _look_again(view, f"the OMS answered {reading.status} to the read")
         case Throttled():
             return _look_again(view, "the OMS answered 429 to the read")
-        case Misconfigured():
+        case Misconfigured():  # pragma: no branch - mypy proves that there is no other
             return _look_again(view, f"the OMS answered {reading.status}, a redirect, to the read")
 
 
 def after_command(view: View, attempt: Attempt, answer: CommandAnswer) -> tuple[Verdict, Attempt]:
     """What an answer to the command makes of the case, and the attempt with the answer in it."""
-    settings = view.settings
+    settings, attempt = view.settings, replace(attempt, answered_at=view.now)
     match answer:
         case Accepted():
             return _unconfirmed(view, Reason.CONFIRMING), replace(attempt, outcome=Outcome.ACCEPTED)
@@ -368,16 +370,16 @@ def after_command(view: View, attempt: Attempt, answer: CommandAnswer) -> tuple[
         case Misconfigured():
             answered = replace(attempt, outcome=Outcome.MISCONFIGURED)
             return _not_applied_by_brake(view, settings.retry_base), _unapplied(answered)
-        case NotSent():
+        case NotSent():  # pragma: no branch - mypy proves that there is no other
             answered = replace(attempt, outcome=Outcome.NOT_SENT)
-            return _not_applied_by_brake(view, _poll_delay(view)), _unapplied(answered)
+            return _not_applied_by_brake(view, _backoff(view, view.case.looks)), _unapplied(answered)
 
 
 def braked(view: View, cause: str, notes: tuple[Note, ...] = ()) -> Verdict:
     """The command gate stayed shut: nothing was sent, no budget is used, look again."""
     case = replace(view.case, state=CaseState.WAITING, reason=Reason.BRAKE)
     shut = _notes(view.case, case, f"not commanded: {cause}")
-    return Verdict(case=case, next_look_at=view.now + _poll_delay(view), notes=(*notes, *shut))
+    return Verdict(case=case, next_look_at=view.now + _backoff(view, case.looks), notes=(*notes, *shut))
 
 
 # From here on: the steps of the above, in the order a package meets them.
@@ -389,10 +391,12 @@ def _on_snapshot(view: View, snapshot: PackageSnapshot) -> Verdict:
         return _look_again(view, "the OMS showed an older version of the package than before")
     if snapshot.state is None:
         return _unreadable(view, "the package has no readable state", Reason.BAD_SHAPE)
+    stranger = not snapshot.state.is_of(PACKAGE_STATUS)
+    if stranger and (case.state in CLOSED or view.open_attempt is not None):
+        return _unreadable(view, _STRANGER, Reason.BAD_SHAPE)
     view = replace(view, case=_with_snapshot(view, snapshot))
-    if not snapshot.state.is_of(PACKAGE_STATUS):
-        checks = (_packed_check(snapshot.state, settings),)
-        return _wait(view, Reason.WRONG_ENUM_CLASS, checks, "the state is not a PackageStatus")
+    if stranger:
+        return _wait(view, Reason.WRONG_ENUM_CLASS, (_packed_check(snapshot.state, settings),), _STRANGER)
     if is_packed(snapshot.state, settings):
         return _in_packed(view, snapshot)
     return _not_in_packed(view, snapshot.state)
@@ -418,7 +422,7 @@ def _with_snapshot(view: View, snapshot: PackageSnapshot) -> Case:
 def _in_packed(view: View, snapshot: PackageSnapshot) -> Verdict:
     case = view.case
     if case.packed_since is None:
-        opening = _opening(view)
+        opening = _opening(view, snapshot.modified_at)
         if isinstance(opening, Verdict):
             return opening
         view = replace(view, case=opening.case, attempts=())
@@ -437,27 +441,33 @@ class _Opening:
     resolution: Resolution | None
 
 
-def _opening(view: View) -> _Opening | Verdict:
+def _opening(view: View, modified_at: datetime | None) -> _Opening | Verdict:
     """A new episode where reads prove one, else a verdict that leaves the case as it was."""
     case = view.case
     if case.left_packed_at is None:
-        return _opened(view, "first read in Packed", 0)
-    entry = outcome.last_entry(view.log or (), PACKAGE_STATUS, view.settings.packed_status)
-    left = outcome.last_departure(view.log or (), PACKAGE_STATUS, view.settings.packed_status)
+        return _opened(view, "first read in Packed")
+    entry, left = _newest_moves(view)
     if entry is not None and left is not None and entry.log_id > max(left.log_id, case.entry_log_id):
-        return _opened(view, f"transition log entry {entry.log_id} went into Packed", entry.log_id)
+        return _opened(view, f"transition log entry {entry.log_id} went into Packed")
     if case.repacked_at is None:
         seen = replace(case, repacked_at=view.now)
         return Verdict(case=seen, next_look_at=view.now + view.settings.episode)
     if view.now - case.repacked_at < view.settings.episode:
         return Verdict(case=case, next_look_at=case.repacked_at + view.settings.episode)
-    if case.left_modified_at and case.modified_at and case.modified_at <= case.left_modified_at:
-        return Verdict(case=case)
+    if case.left_modified_at and modified_at and modified_at <= case.left_modified_at:
+        settled = case.held or case.state in CLOSED
+        return Verdict(case=case, next_look_at=None if settled else view.now + _poll_delay(view))
     seconds = (view.now - case.repacked_at).total_seconds()
-    return _opened(view, f"two reads {seconds:.0f} s apart show Packed", case.entry_log_id)
+    return _opened(view, f"two reads {seconds:.0f} s apart show Packed")
 
 
-def _opened(view: View, evidence: str, entry_log_id: int) -> _Opening:
+def _newest_moves(view: View) -> tuple[LoggedTransition | None, LoggedTransition | None]:
+    """The newest logged move if it went into Packed, and the newest that went out of it."""
+    log, packed = view.log or (), view.settings.packed_status
+    return outcome.last_entry(log, PACKAGE_STATUS, packed), outcome.last_departure(log, PACKAGE_STATUS, packed)
+
+
+def _opened(view: View, evidence: str) -> _Opening:
     dismissed_before_packed = view.case.reason is Reason.DISMISSED and view.case.left_packed_at is None
     case = replace(
         view.case,
@@ -470,7 +480,7 @@ def _opened(view: View, evidence: str, entry_log_id: int) -> _Opening:
         left_packed_at=None,
         repacked_at=None,
         left_modified_at=None,
-        entry_log_id=entry_log_id,
+        entry_log_id=max([view.case.entry_log_id, *(entry.log_id for entry in view.log or ())]),
         looking_since=view.now,
         looks=1,
         refusals=0,
@@ -482,22 +492,33 @@ def _opened(view: View, evidence: str, entry_log_id: int) -> _Opening:
 
 def _still_packed(view: View, attempt: Attempt) -> Verdict:
     """The read-back shows Packed: too early to tell, proven not applied, or a contradiction."""
-    settings, since_send = view.settings, view.now - attempt.started_at
     match attempt.outcome:
         case Outcome.ACCEPTED:
-            if view.case.held or since_send < POLLING_WINDOW:
-                return _keep_confirming(view, Reason.CONFIRMING, view.now + _poll_delay(view))
-            text = "the OMS accepted the command 15 minutes ago and the package is still Packed"
-            return _attention(view, Reason.ACCEPTED_BUT_STILL_PACKED, text, held=True)
+            return _accepted_still_packed(view, attempt)
         case Outcome.AMBIGUOUS | None:
-            certain_after = settings.settle if attempt.concluded else 3 * settings.oms_timeout
-            reads_needed = 1 if attempt.concluded else 2
-            if since_send >= certain_after and attempt.read_backs + 1 >= reads_needed:
-                return _proven_not_applied(view, "reads after the send show it was not applied")
-            certain_at = max(attempt.started_at + certain_after, view.now + timedelta(seconds=1))
-            return _keep_confirming(view, Reason.AMBIGUOUS, certain_at)
+            return _ambiguous_still_packed(view, attempt)
         case _:
             return _proven_not_applied(view, "the OMS refused the command")
+
+
+def _accepted_still_packed(view: View, attempt: Attempt) -> Verdict:
+    until = attempt.started_at + POLLING_WINDOW
+    if view.case.held or view.now < until:
+        next_look_at = min(view.now + _backoff(view, attempt.read_backs + 1), until)
+        return _keep_confirming(view, Reason.CONFIRMING, next_look_at)
+    text = "the OMS accepted the command 15 minutes ago and the package is still Packed"
+    return _attention(view, Reason.ACCEPTED_BUT_STILL_PACKED, text, held=True)
+
+
+def _ambiguous_still_packed(view: View, attempt: Attempt) -> Verdict:
+    """Once the OMS has finished with the request, one later read is proof; else two, the later late enough."""
+    if attempt.concluded:
+        certain_at, reads_needed = (attempt.answered_at or attempt.started_at) + view.settings.settle, 1
+    else:
+        certain_at, reads_needed = attempt.started_at + 3 * view.settings.oms_timeout, 2
+    if view.now >= certain_at and attempt.read_backs + 1 >= reads_needed:
+        return _proven_not_applied(view, "reads after the send show it was not applied")
+    return _keep_confirming(view, Reason.AMBIGUOUS, max(certain_at, view.now + timedelta(seconds=1)))
 
 
 def _keep_confirming(view: View, reason: Reason, next_look_at: datetime) -> Verdict:
@@ -512,20 +533,21 @@ def _proven_not_applied(view: View, text: str) -> Verdict:
     settings = view.settings
     refusals = view.case.refusals + 1
     view = replace(view, case=replace(view.case, refusals=refusals))
-    if refusals >= settings.command_max_attempts or _age(view) >= settings.retry_max_age:
+    if view.case.held:
+        verdict = Verdict(case=view.case)
+    elif refusals >= settings.command_max_attempts or _age(view) >= settings.retry_max_age:
         tried = f"{text}; tried {refusals} times in this episode"
         verdict = _attention(view, Reason.REFUSED, tried, held=True)
     else:
-        delay = outcome.backoff(refusals, settings.retry_base, settings.retry_cap, view.jitter)
-        again = view.now + delay
-        case = replace(
-            view.case,
-            state=CaseState.WAITING,
-            reason=Reason.RETRY_AFTER_REFUSAL,
-            command_not_before=again,
-        )
-        verdict = Verdict(case=case, next_look_at=again, notes=_notes(view.case, case, text))
+        again = view.now + _backoff(view, refusals)
+        verdict = _until_command(view, replace(view.case, command_not_before=again), again, text)
     return replace(verdict, resolution=Resolution.NOT_APPLIED)
+
+
+def _until_command(view: View, case: Case, again: datetime, text: str) -> Verdict:
+    reason = case.reason if case.reason is Reason.BRAKE else Reason.RETRY_AFTER_REFUSAL
+    case = replace(case, state=CaseState.WAITING, reason=reason)
+    return Verdict(case=case, next_look_at=again, notes=_notes(view.case, case, text))
 
 
 def _judged(view: View, snapshot: PackageSnapshot) -> Verdict:
@@ -571,7 +593,8 @@ def _eligible(view: View, command: Command) -> Verdict:
         notes = _notes(case, shadow, "every check passed; MODE=shadow sends no command")
         return Verdict(case=shadow, next_look_at=view.now + _poll_delay(view), notes=notes)
     if case.command_not_before and view.now < case.command_not_before:
-        return Verdict(case=case, next_look_at=case.command_not_before)
+        text = "every check passed; too early for another command"
+        return _until_command(view, case, case.command_not_before, text)
     return Verdict(case=case, command=command)
 
 
@@ -590,14 +613,11 @@ def _ineligible(view: View, reason: Reason, checks: tuple[Check, ...], grace_unt
 def _not_in_packed(view: View, state: StateValue) -> Verdict:
     case = view.case
     if case.packed_since is not None:
-        closing = replace(
-            case, packed_since=None, left_packed_at=view.now, left_modified_at=case.modified_at, held=False
-        )
-        view = replace(view, case=closing)
+        left = replace(case, packed_since=None, left_packed_at=view.now, left_modified_at=case.modified_at)
+        return _left_packed(replace(view, case=replace(left, looking_since=view.now, looks=1)), state)
+    if case.left_packed_at is not None and _is_unsettled(case, view.attempts):
         return _left_packed(view, state)
-    if view.open_attempt is not None:
-        return _left_packed(view, state)
-    if case.left_packed_at is not None:
+    if case.left_packed_at is not None or case.state is CaseState.ALREADY_SHIPPED:
         return Verdict(case=replace(case, repacked_at=None, looking_since=None))
     if case.held:
         return Verdict(case=case)
@@ -614,7 +634,7 @@ def _left_packed(view: View, state: StateValue) -> Verdict:
         first_read_back = attempt.read_backs == 0
         verdict = _shipped(view, Evidence.READ_BACK, f"accepted, then read as {state}")
         return replace(verdict, learned=state.value if first_read_back else None)
-    departure = outcome.last_departure(view.log or (), PACKAGE_STATUS, view.settings.packed_status)
+    departure = _departure(view)
     ours = outcome.names_transition(departure, attempt.command) if departure else None
     if ours:
         return _shipped(view, Evidence.TRANSITION_LOG, "the transition log names our transition")
@@ -628,10 +648,17 @@ def _left_packed(view: View, state: StateValue) -> Verdict:
     return _outcome_unknown(view, state)
 
 
+def _departure(view: View) -> LoggedTransition | None:
+    """The logged move that ended this episode. A log that lags still shows an earlier one."""
+    entry, left = _newest_moves(view)
+    return left if left is not None and entry is None and left.log_id > view.case.entry_log_id else None
+
+
 def _outcome_unknown(view: View, state: StateValue) -> Verdict:
     text = f"left Packed for {state} after a command whose outcome nothing proves"
-    left_at = view.case.left_packed_at or view.now
-    if view.now - left_at >= POLLING_WINDOW:
+    if view.case.reason is Reason.DISMISSED:
+        return Verdict(case=view.case)
+    if view.case.held or _age(view) >= POLLING_WINDOW:
         return _attention(view, Reason.OUTCOME_UNKNOWN, text, held=True)
     case = replace(view.case, state=CaseState.WAITING, reason=Reason.OUTCOME_UNKNOWN)
     return Verdict(case=case, next_look_at=view.now + _poll_delay(view), notes=_notes(view.case, case, text))
@@ -776,6 +803,12 @@ def _offers(offered: tuple[OfferedCommand, ...]) -> str:
 # How verdicts are made.
 
 
+def _is_unsettled(case: Case, attempts: tuple[Attempt, ...]) -> bool:
+    """Whether a read outside Packed still has something to decide about the episode."""
+    in_work = case.packed_since is not None or case.state not in CLOSED
+    return in_work or _open(attempts) is not None
+
+
 def _open(attempts: tuple[Attempt, ...]) -> Attempt | None:
     return next((attempt for attempt in attempts if attempt.resolution is None), None)
 
@@ -788,6 +821,10 @@ def _is_unconfirmed_success(attempt: Attempt) -> bool:
     return attempt.outcome is Outcome.ACCEPTED and attempt.resolution is None
 
 
+# Grace ends by itself, and what is not Packed for 15 minutes is left alone.
+_WITHOUT_AGE_LIMIT = frozenset({Reason.GRACE, Reason.NOT_PACKED_YET})
+
+
 def _wait(view: View, reason: Reason, checks: tuple[Check, ...], text: str) -> Verdict:
     """Not now. What stays so for too long needs a person, told once while looks go on."""
     view = replace(view, case=replace(view.case, checks=checks))
@@ -796,7 +833,7 @@ def _wait(view: View, reason: Reason, checks: tuple[Check, ...], text: str) -> V
     age = _age(view)
     if reason is Reason.COMMAND_NOT_OFFERED and age >= POLLING_WINDOW:
         return _attention(view, reason, text, held=False)
-    if age >= view.settings.retry_max_age and reason is not Reason.GRACE:
+    if age >= view.settings.retry_max_age and reason not in _WITHOUT_AGE_LIMIT:
         if reason is Reason.ITEMS_MIXED:
             return _attention(view, reason, text, held=False)
         return _attention(view, Reason.BAD_SHAPE, text, held=True)
@@ -822,17 +859,23 @@ def _look_again(view: View, problem: str) -> Verdict:
     failed = view.case.failed_reads + 1
     case = replace(view.case, failed_reads=failed, read_problem=problem, last_look_at=view.now)
     notes = (Note("read_failed", problem),) if problem != view.case.read_problem else ()
-    delay = outcome.backoff(failed, view.settings.retry_base, view.settings.retry_cap, view.jitter)
-    return Verdict(case=case, next_look_at=view.now + delay, notes=notes)
+    return Verdict(case=case, next_look_at=view.now + _backoff(view, failed), notes=notes)
 
 
 def _unreadable(view: View, problem: str, reason: Reason) -> Verdict:
-    """Answered, but with nothing to decide on. It may be lag; for 15 minutes it is."""
+    """Answered, but with nothing to decide on: lag, or a gateway's own 404.
+
+    A package that was readable before is given as long as a refused command, so that no short disorder of the OMS
+    leaves every waiting package to a person.
+    """
     view = replace(view, case=replace(view.case, looking_since=view.case.looking_since or view.now))
-    if _age(view) < POLLING_WINDOW or view.case.held:
-        return _look_again(view, problem)
-    verdict = _attention(view, reason, problem, held=True)
-    return replace(verdict, case=replace(verdict.case, last_look_at=view.now, read_problem=problem))
+    patience = view.settings.retry_max_age if view.case.looks else POLLING_WINDOW
+    verdict = _look_again(view, problem)
+    if _age(view) < patience:
+        return verdict
+    if view.case.held or view.case.state in CLOSED:
+        return replace(verdict, case=replace(verdict.case, looking_since=None), next_look_at=None)
+    return _attention(replace(view, case=verdict.case), reason, problem, held=True)
 
 
 def _unconfirmed(view: View, reason: Reason) -> Verdict:
@@ -859,20 +902,27 @@ def _notes(before: Case, after: Case, text: str) -> tuple[Note, ...]:
 
 
 def _poll_delay(view: View) -> timedelta:
-    settings = view.settings
-    if _age(view) >= POLLING_WINDOW:
-        return 4 * settings.retry_cap
-    return outcome.backoff(view.case.looks, settings.retry_base, settings.retry_cap, view.jitter)
+    return _longest_poll(view) if _age(view) >= POLLING_WINDOW else _backoff(view, view.case.looks)
+
+
+def _longest_poll(view: View) -> timedelta:
+    return 4 * view.settings.retry_cap
+
+
+def _backoff(view: View, failures: int) -> timedelta:
+    return outcome.backoff(failures, view.settings.retry_base, view.settings.retry_cap, view.jitter)
 
 
 def _age(view: View) -> timedelta:
     return view.now - (view.case.looking_since or view.now)
 
 
-def _excluding_brakes(view: View) -> View:
-    """Time spent behind a brake does not age a case."""
+def _ageing_by_answers(view: View, reading: Reading) -> View:
+    """Time behind a brake, without an answer, or in which nobody could look does not age a case."""
     case = view.case
-    if case.reason is not Reason.BRAKE or case.looking_since is None or case.last_look_at is None:
+    if case.looking_since is None or case.last_look_at is None:
         return view
-    braked_for = max(view.now - case.last_look_at, timedelta(0))
-    return replace(view, case=replace(case, looking_since=case.looking_since + braked_for))
+    since_last_look = max(view.now - case.last_look_at, timedelta(0))
+    ageing = case.reason is not Reason.BRAKE and isinstance(reading, PackageSnapshot | NotFound | BadShape)
+    counted = min(since_last_look, _longest_poll(view)) if ageing else timedelta(0)
+    return replace(view, case=replace(case, looking_since=case.looking_since + since_last_look - counted))
