@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sqlite3
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -230,6 +231,8 @@ class Database:
         self._url = sa.make_url(url)
         self._clock = clock
         self._engine = _engine(self._url, patience_s)
+        # No connection is left for the server to find dead.
+        weakref.finalize(self, self._engine.dispose)
 
     @property
     def is_sqlite(self) -> bool:

@@ -16,6 +16,10 @@ from service import sender
 from service.config import Config
 from service.database import Database
 from service.web import create_app
+from tests import postgres
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 SECRET = "s3cr3t"
 MINIMAL = {
@@ -26,9 +30,21 @@ MINIMAL = {
 }
 
 
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/autoship.db"
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server."""
+    with postgres.server_url() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database with nothing in it, of each kind; `on_sqlite` and `on_postgresql` choose one."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/autoship.db"
+        return
+    with postgres.database(request.getfixturevalue("postgres_url")) as url:
+        yield url
 
 
 @pytest.fixture

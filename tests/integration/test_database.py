@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from service import database as schema
 from service.database import Database, Instant
 from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnavailable
-from tests.conftest import MINIMAL
+from tests.conftest import MINIMAL, on_sqlite
 
 OMS = MINIMAL["OMS_BASE_URL"]
 
@@ -60,6 +60,10 @@ def test_a_database_belongs_to_one_oms(database: Database) -> None:
 def test_a_missing_or_empty_database_is_refused_with_what_to_do(database_url: str) -> None:
     with pytest.raises(DatabaseOutdated, match="autoship migrate"):
         Database(database_url).check(OMS)
+
+
+@on_sqlite
+def test_an_empty_file_is_refused_like_a_missing_one(database_url: str) -> None:
     Path(database_url.removeprefix("sqlite:///")).touch()
     with pytest.raises(DatabaseOutdated, match="autoship migrate"):
         Database(database_url).check(OMS)
@@ -71,6 +75,7 @@ def test_a_file_that_is_no_database_is_unavailable_not_a_traceback(tmp_path: Pat
         Database(f"sqlite:///{tmp_path}/x.db").check(OMS)
 
 
+@on_sqlite
 def test_sqlite_is_as_durable_as_promised(database: Database) -> None:
     with database.reading() as transaction:
         assert transaction.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
