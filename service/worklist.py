@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service import brakes
+from service import brakes, logs
 from service.database import Database, Instant, Transaction, packages
 from service.policy import Case, CaseState, Check, Evidence, Reason
 from service.wire import StateValue
@@ -250,15 +250,25 @@ def _take(transaction: Transaction, package_ids: Iterable[int], lease: timedelta
         .values(leased_until=transaction.now + lease, fence=packages.c.fence + 1)
         .returning(packages)
     ).mappings()
-    return tuple(
-        Claim(case_of(row), row["fence"], row["hint_seq"], row["hinted"], row["leased_until"]) for row in taken
-    )
+    return tuple(claimed for row in taken if (claimed := _claim_of(row)) is not None)
+
+
+def _claim_of(row: sa.RowMapping) -> Claim | None:
+    """None for a row this version cannot read, as a newer one may write: it must not hold up the others."""
+    try:
+        return Claim(case_of(row), row["fence"], row["hint_seq"], row["hinted"], row["leased_until"])
+    except (TypeError, ValueError) as problem:
+        trace = logs.trace_of(problem)
+        logs.emit("look.crashed", package_id=row["package_id"], error=type(problem).__name__, trace=trace)
+        return None
 
 
 def _not_before_last_look(now: datetime) -> sa.ColumnElement[Any]:
+    """A second after the last look; now, if that is past or, after a clock was set back, far away."""
     soonest_us = sa.type_coerce(packages.c.last_look_at, sa.BigInteger) + MIN_LOOK_INTERVAL // timedelta(microseconds=1)
     soonest = sa.type_coerce(soonest_us, Instant())
-    return sa.case((soonest > now, soonest), else_=sa.literal(now, Instant()))
+    near = sa.and_(soonest > now, soonest <= now + MIN_LOOK_INTERVAL)
+    return sa.case((near, soonest), else_=sa.literal(now, Instant()))
 
 
 def _ours(claimed: Claim) -> tuple[sa.ColumnElement[bool], ...]:
