@@ -98,7 +98,7 @@ def test_the_rate_holds_over_processes_that_claim_at_once(database: Database, da
     def claim_for_a_second(number: int) -> int:
         mine, taken = Database(database_url), 0
         while time.monotonic() < until:
-            taken += len(worklist.claim(mine, 100, 100, LEASE, 20))
+            taken += len(worklist.claim(mine, 5, 5, LEASE, 20))
         mine.dispose()
         return taken
 
