@@ -357,9 +357,9 @@ class Database:
             return
         with self.reading() as transaction:
             connection = transaction.connection
+            driver: Any = connection.connection.driver_connection
             connection.detach()
             connection.exec_driver_sql("LISTEN autoship")
-            driver: Any = connection.connection.driver_connection
             try:
                 while not until():
                     for _ in driver.notifies(timeout=_LISTEN_FOR_S, stop_after=1):
