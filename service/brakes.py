@@ -10,8 +10,18 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from service.database import Transaction, brakes
-from service.outcome import CommandAnswer, Misconfigured, Throttled, Unauthorised
-from service.policy import Reading
+from service.outcome import (
+    Accepted,
+    Ambiguous,
+    CommandAnswer,
+    Misconfigured,
+    NotSent,
+    Refused,
+    Throttled,
+    Unauthorised,
+)
+from service.policy import BadShape, NotFound, ReadFailed, Reading
+from service.snapshot import PackageSnapshot
 
 RATE_USED_UP = "the rate is used up"
 PROBE_INTERVAL = timedelta(seconds=30)
@@ -60,13 +70,13 @@ def read(transaction: Transaction, *, lock: bool = False) -> Brakes:
     return Brakes(**dict(row) | {"forbidden": tuple(row["forbidden"])})
 
 
-def admit(transaction: Transaction, due: Sequence[int], rate_per_s: float) -> Sequence[int]:
+def admit(transaction: Transaction, found: Brakes, due: Sequence[int], rate_per_s: float) -> Sequence[int]:
     """Which of the due packages may be taken up now; takes their share of the rate (GCRA, 1 s of burst).
 
-    Behind an open breaker one package at a time is let through as the probe, and not the one that failed last
-    while another one is due. A rate of 0 is none.
+    `found` was read under the lock. Behind an open breaker one package at a time is let through as the probe, and
+    not the one that failed last while another one is due. A rate of 0 is none.
     """
-    now, found = transaction.now, read(transaction, lock=True)
+    now = transaction.now
     if found.hold_off_until is not None and now < found.hold_off_until:
         return ()
     if found.breaker_opened_at is not None:
@@ -106,7 +116,11 @@ def note_answer(
     transaction: Transaction, package_id: int, operation: Operation, answer: Reading | CommandAnswer
 ) -> str | None:
     """Puts a brake on or takes it off as the answer demands. What changed, in words for the log, or None."""
-    now, found = transaction.now, read(transaction)
+    found = read(transaction)
+    on = found.breaker_opened_at is not None or bool(found.forbidden)
+    if not on and not isinstance(answer, Throttled | Unauthorised | Misconfigured):
+        return None  # nearly always: no reason to make the others wait
+    found, now = read(transaction, lock=True), transaction.now
     match answer:
         case Throttled():
             until = max(found.hold_off_until or now, now + answer.retry_after)
@@ -127,11 +141,12 @@ def note_answer(
                 )
             return None
         case Misconfigured():
-            return _open(
-                transaction, found, package_id, operation, f"OMS_BASE_URL answers with a redirect ({answer.status})"
-            )
-        case _:
+            cause = f"OMS_BASE_URL answers with a redirect ({answer.status})"
+            return _open(transaction, found, package_id, operation, cause)
+        case PackageSnapshot() | NotFound() | BadShape() | Accepted() | Refused():
             return _note_progress(transaction, found, operation)
+        case ReadFailed() | Ambiguous() | NotSent():
+            return None  # says nothing about what the OMS allows
 
 
 def pause(transaction: Transaction, cause: str) -> bool:

@@ -2,17 +2,25 @@
 
 Instants are stored as microseconds since the epoch, so that both engines compare them alike. One clock
 counts: the database's. SQLite's is this machine's.
+
+Transactions lock rows in this order, so that none waits for another in a circle: brakes, deliveries, packages,
+what belongs to a package.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import select
 import sqlite3
+import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +28,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, CursorResult, Engine
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.expression import Executable
 
 from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnavailable
@@ -27,9 +36,16 @@ from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnava
 HEAD = "0002"
 # A sender is answered 503 when there was no commit within 5 s.
 PATIENCE_S = 4.5
+# For each process: enough for the web's 8 threads; the looks of a worker share them, as each needs one only for
+# some milliseconds of its life.
+CONNECTIONS = 10
+WAKE_UP_EVERY_S = 0.05
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MIGRATION_LOCK = 7_305_271_109
+_LISTEN_FOR_S = 0.5
+# What looks like a defect of ours but is a database that is not, or not yet again, as it was migrated.
+_INSUFFICIENT_PRIVILEGE, _UNDEFINED_TABLE = "42501", "42P01"
 
 
 class Instant(sa.types.TypeDecorator[datetime]):
@@ -234,16 +250,26 @@ deployment = sa.Table(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Transaction:
-    """An open transaction and the database's time at its start."""
+    """An open transaction."""
 
     connection: Connection
-    now: datetime
+    clock: Callable[[Connection], datetime]
+    wakes_workers: bool = False
+
+    @cached_property
+    def now(self) -> datetime:
+        """The database's time when it was first asked for; ask after the locks that order what depends on it."""
+        return self.clock(self.connection)
 
     def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:
         """Runs one statement."""
         return self.connection.execute(statement, parameters)
+
+    def wake_workers(self) -> None:
+        """Tells waiting workers, once this is committed, that there is something to do."""
+        self.wakes_workers = True
 
 
 class Database:
@@ -262,6 +288,9 @@ class Database:
         self._url = sa.make_url(url)
         self._clock = clock
         self._engine = _engine(self._url, patience_s)
+        self._bell = _Bell(self._notify)
+        # No connection is left for the server to find dead.
+        weakref.finalize(self, self._engine.dispose)
 
     @property
     def is_sqlite(self) -> bool:
@@ -285,23 +314,31 @@ class Database:
         """
         with self._transaction(read_only=False) as transaction:
             yield transaction
+        if transaction.wakes_workers and not self.is_sqlite:
+            self._bell.ring()
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
-        """One transaction that only reads. Raises `DatabaseUnavailable`."""
+        """For statements that only read; on PostgreSQL each sees what is committed by then.
+
+        Raises `DatabaseUnavailable`.
+        """
         with self._transaction(read_only=True) as transaction:
             yield transaction
 
     @contextmanager
     def _transaction(self, *, read_only: bool) -> Iterator[Transaction]:
+        options: dict[str, Any] = {"read_only": read_only}
+        if read_only and not self.is_sqlite:
+            options = {"isolation_level": "AUTOCOMMIT"}  # spares a BEGIN and a COMMIT
         try:
             with self._engine.connect() as connection:
-                connection = connection.execution_options(read_only=read_only)
+                connection = connection.execution_options(**options)
                 with connection.begin():
-                    yield Transaction(connection, self._now(connection))
-        except (sa.exc.ProgrammingError, sa.exc.IntegrityError, sa.exc.DataError):
-            raise  # defects of ours, not of the database
+                    yield Transaction(connection, self._now)
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as problem:
+            if _is_our_defect(problem):
+                raise
             raise DatabaseUnavailable(f"the database cannot be used: {_first_line(problem)}") from problem
 
     def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
@@ -342,8 +379,36 @@ class Database:
         with self.transaction() as transaction:
             transaction.execute(sa.update(deployment).values(probed_at=transaction.now))
 
+    def listen(self, heard: Callable[[], None], until: Callable[[], bool]) -> None:
+        """Calls `heard` at each wake-up, on a connection of its own; returns soon after `until`.
+
+        Best effort: a wake-up may be lost. SQLite has none, so there it returns at once. Raises
+        `DatabaseUnavailable`.
+        """
+        if self.is_sqlite:
+            return
+        with self.reading() as transaction:
+            connection = transaction.connection
+            driver: Any = connection.connection.driver_connection
+            connection.detach()
+            connection.exec_driver_sql("LISTEN autoship")
+            try:
+                while not until():
+                    for _ in driver.notifies(timeout=_LISTEN_FOR_S, stop_after=1):
+                        heard()
+            except driver.OperationalError as problem:
+                raise DatabaseUnavailable(f"wake-ups cannot be heard: {_first_line(problem)}") from problem
+
+    def statement_time(self) -> sa.ColumnElement[Any]:
+        """The database's time as a value in a statement, where asking for it would cost another one."""
+        if self._clock is not None or self.is_sqlite:
+            return sa.literal(self._clock() if self._clock else datetime.now(UTC), Instant())
+        seconds = sa.extract("epoch", sa.func.statement_timestamp())
+        return sa.type_coerce(sa.cast(seconds * 1_000_000, sa.BigInteger), Instant())
+
     def dispose(self) -> None:
-        """Closes the connections that are not in use."""
+        """Closes the connections that are not in use, after a last wake-up."""
+        self._bell.finish()
         self._engine.dispose()
 
     def _now(self, connection: Connection) -> datetime:
@@ -353,6 +418,13 @@ class Database:
             return datetime.now(UTC)
         now: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
         return now.astimezone(UTC)
+
+    def _notify(self) -> None:
+        try:
+            with self.reading() as transaction:
+                transaction.execute(sa.text("NOTIFY autoship"))
+        except DatabaseUnavailable:
+            return  # polling is what workers rely on
 
     def _bind(self, transaction: Transaction, oms_base_url: str) -> None:
         self._refuse_another_oms(transaction, oms_base_url)
@@ -372,21 +444,77 @@ class Database:
             )
 
 
+class _Bell:
+    """Rings soon, at most once in 50 ms, and never makes its caller wait."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring = ring
+        self._lock = threading.Lock()
+        self._pending = False
+        self._next_at = 0.0
+        self._timer: threading.Timer | None = None
+
+    def ring(self) -> None:
+        with self._lock:
+            if self._pending:
+                return
+            self._pending = True
+            now = time.monotonic()
+            wait_s = max(0.0, self._next_at - now)
+            self._next_at = now + wait_s + WAKE_UP_EVERY_S
+            self._timer = threading.Timer(wait_s, self._ring_now)
+            self._timer.start()
+
+    def finish(self) -> None:
+        """Returns when nothing is left to ring."""
+        with self._lock:
+            timer = self._timer
+        if timer is not None:
+            timer.join()
+
+    def _ring_now(self) -> None:
+        with self._lock:
+            self._pending = False
+        self._ring()
+
+
 def _engine(url: sa.URL, patience_s: float) -> Engine:
+    options: dict[str, Any] = {
+        "hide_parameters": True,
+        "pool_size": CONNECTIONS,
+        "max_overflow": 0,
+        "pool_timeout": patience_s,
+    }
     if url.get_backend_name() == "sqlite":
-        engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": patience_s})
+        engine = sa.create_engine(url, connect_args={"timeout": patience_s}, **options)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    timeout_ms = int(patience_s * 1000)
-    options = f"-c statement_timeout={timeout_ms} -c lock_timeout={timeout_ms} -c timezone=UTC"
-    return sa.create_engine(
-        url,
-        hide_parameters=True,
-        pool_pre_ping=True,
-        pool_timeout=patience_s,
-        connect_args={"options": options, "connect_timeout": max(1, int(patience_s))},
-    )
+    engine = sa.create_engine(url, connect_args=_postgresql_arguments(int(patience_s * 1000)), **options)
+    event.listen(engine, "checkout", _refuse_closed)
+    return engine
+
+
+def _postgresql_arguments(patience_ms: int) -> dict[str, Any]:
+    return {
+        "options": f"-c statement_timeout={patience_ms} -c lock_timeout={patience_ms} -c timezone=UTC",
+        "connect_timeout": max(2, patience_ms // 1000),
+        # A server that went away without a word is noticed as fast as a statement that hangs.
+        "tcp_user_timeout": patience_ms,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 2,
+    }
+
+
+def _refuse_closed(connection: Any, pooled: ConnectionPoolEntry, _: object) -> None:
+    # Instead of a statement to try the connection with: a server that was not asked anything says nothing, so
+    # what can be read is the end of the connection. A new one is left to its first statement.
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    if pooled.info.get("used") and waiting.poll(0):
+        raise sa.exc.InvalidatePoolError
+    pooled.info["used"] = True
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
@@ -415,6 +543,12 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", os.fspath(Path(__file__).with_name("migrations")))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _is_our_defect(problem: sa.exc.SQLAlchemyError) -> bool:
+    if not isinstance(problem, sa.exc.ProgrammingError | sa.exc.IntegrityError | sa.exc.DataError):
+        return False
+    return getattr(problem.orig, "sqlstate", None) not in (_INSUFFICIENT_PRIVILEGE, _UNDEFINED_TABLE)
 
 
 def _first_line(problem: BaseException) -> str:

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 import sqlalchemy as sa
@@ -24,6 +24,7 @@ from service.worklist import Claim
 
 HEARTBEAT_S = 10
 DRAIN_WITHIN_S = 8
+_LISTEN_AGAIN_AFTER_S = 1
 
 
 class Worker:
@@ -33,16 +34,18 @@ class Worker:
         self._config = config
         self._database = database
         self._name = name
-        self._stopping = threading.Event()
+        self._stop_at: float | None = None
         self._claimed: SimpleQueue[Claim | None] = SimpleQueue()
-        self._changed = threading.Condition()
+        # What the main loop waits for: a finished look, or None for a wake-up.
+        self._events: SimpleQueue[Claim | None] = SimpleQueue()
         self._busy = 0
         self._relooks = 0
-        self._heard_at = 0.0
+        self._heard_at: float | None = None
 
     def stop(self) -> None:
         """Claims nothing more; what is under way may finish. Safe to call from a signal handler."""
-        self._stopping.set()
+        self._stop_at = self._stop_at or time.monotonic()
+        self._wake()
 
     def run(self) -> int:
         """Works until `stop`. Returns how many looks were still under way 8 s later."""
@@ -50,7 +53,8 @@ class Worker:
             threading.Thread(target=self._work, name=f"look-{number}", daemon=True)
             for number in range(self._config.oms_concurrency)
         ]
-        for thread in threads:
+        listener = threading.Thread(target=self._listen, name="wake-ups", daemon=True)
+        for thread in (*threads, listener):
             thread.start()
         logs.emit(
             "worker.started",
@@ -59,36 +63,41 @@ class Worker:
             mode="live" if self._config.settings.live else "shadow",
             threads=len(threads),
         )
-        while not self._stopping.is_set():
-            self._claim_or_wait()
-        return self._drain(len(threads))
+        while self._stop_at is None:
+            self._claim()
+            self._wait(self._database.poll_interval_s)
+        return self._drain(len(threads), self._stop_at + DRAIN_WITHIN_S)
 
-    def _claim_or_wait(self) -> None:
+    def _claim(self) -> None:
+        most = self._config.oms_concurrency
+        free, relooks = most - self._busy, max(1, most // 2) - self._relooks
         try:
             self._beat()
-            claims = self._claim()
+            if free <= 0:
+                return
+            claims = worklist.claim(self._database, free, relooks, self._config.lease, self._config.oms_rate_per_s)
         except DatabaseUnavailable as problem:
             logs.emit("database.unavailable", where="worker", cause=str(problem))
-            claims = ()
+            return
         for claimed in claims:
+            self._busy += 1
+            self._relooks += not claimed.hinted
             self._claimed.put(claimed)
-        if claims:
-            with self._changed:
-                self._changed.wait_for(lambda: self._busy < self._config.oms_concurrency, timeout=1)
-        else:
-            self._stopping.wait(self._database.poll_interval_s)
 
-    def _claim(self) -> tuple[Claim, ...]:
-        most = self._config.oms_concurrency
-        with self._changed:
-            free, relooks = most - self._busy, max(1, most // 2) - self._relooks
-        if free <= 0:
-            return ()
-        claims = worklist.claim(self._database, free, relooks, self._config.lease, self._config.oms_rate_per_s)
-        with self._changed:
-            self._busy += len(claims)
-            self._relooks += sum(not claimed.hinted for claimed in claims)
-        return claims
+    def _wait(self, most_s: float) -> None:
+        """Until something happened, and counts the looks that finished."""
+        try:
+            finished = self._events.get(timeout=most_s)
+            while True:
+                if finished is not None:
+                    self._busy -= 1
+                    self._relooks -= not finished.hinted
+                finished = self._events.get_nowait()
+        except Empty:
+            return
+
+    def _wake(self) -> None:
+        self._events.put(None)  # unlike an Event's `set`, safe within a signal handler
 
     def _work(self) -> None:
         oms = Oms(self._config.oms)
@@ -101,15 +110,22 @@ class Worker:
             except Exception as problem:  # noqa: BLE001 - the last resort: one package must not stop the others
                 trace = logs.trace_of(problem)
                 logs.emit("look.crashed", package_id=claimed.case.package_id, error=type(problem).__name__, trace=trace)
-            with self._changed:
-                self._busy -= 1
-                self._relooks -= not claimed.hinted
-                self._changed.notify()
+            self._events.put(claimed)
         oms.close()
+
+    def _listen(self) -> None:
+        """Waits for wake-ups on a connection of its own; without one, polling goes on."""
+        while self._stop_at is None:
+            try:
+                self._database.listen(self._wake, until=lambda: self._stop_at is not None)
+                return
+            except DatabaseUnavailable as problem:
+                logs.emit("database.unavailable", where="wake-ups", cause=str(problem))
+                time.sleep(_LISTEN_AGAIN_AFTER_S)
 
     def _beat(self) -> None:
         """Writes the heartbeat row, once in 10 s."""
-        if time.monotonic() - self._heard_at < HEARTBEAT_S and self._heard_at:
+        if self._heard_at is not None and time.monotonic() - self._heard_at < HEARTBEAT_S:
             return
         with self._database.transaction() as transaction:
             now = transaction.now
@@ -121,14 +137,13 @@ class Worker:
             transaction.execute(sa.delete(workers).where(workers.c.seen_at < now - 360 * self._config.lease))
         self._heard_at = time.monotonic()
 
-    def _drain(self, threads: int) -> int:
+    def _drain(self, threads: int, deadline: float) -> int:
         for _ in range(threads):
             self._claimed.put(None)
-        with self._changed:
-            self._changed.wait_for(lambda: self._busy == 0, timeout=DRAIN_WITHIN_S)
-            unfinished = self._busy
-        logs.emit("worker.stopped", worker=self._name, unfinished=unfinished)
-        return unfinished
+        while self._busy and (left_s := deadline - time.monotonic()) > 0:
+            self._wait(left_s)
+        logs.emit("worker.stopped", worker=self._name, unfinished=self._busy)
+        return self._busy
 
 
 def run(config: Config, database: Database) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service import brakes
+from service import brakes, logs
 from service.database import Database, Instant, Transaction, packages
 from service.policy import Case, CaseState, Check, Evidence, Reason
 from service.wire import StateValue
@@ -34,6 +34,7 @@ def hint(database: Database, transaction: Transaction, package_id: int, source: 
 
     Never touches what a command has to wait for, a budget or a held case.
     """
+    transaction.wake_workers()
     now = transaction.now
     soonest = _not_before_last_look(now)
     insert = database.insert(packages).values(
@@ -99,12 +100,15 @@ def claim(database: Database, most: int, most_relooks: int, lease: timedelta, ra
 
     The rate is taken here, so a package taken up can finish. Packages whose lease ran out are due again.
     """
+    if not _anything_due(database):
+        return ()
     with database.transaction() as transaction:
+        found = brakes.read(transaction, lock=True)
         due = _due(transaction, hinted=True, most=most)
         due += _due(transaction, hinted=False, most=min(most - len(due), most_relooks))
         if not due:
             return ()
-        allowed = brakes.admit(transaction, due, rate_per_s)
+        allowed = brakes.admit(transaction, found, due, rate_per_s)
         return _take(transaction, allowed, lease)
 
 
@@ -167,6 +171,7 @@ def listed(
 
 def recheck(transaction: Transaction, package_id: int) -> bool:
     """An operator's word: look again with fresh budgets, held or not. False for a package never seen."""
+    transaction.wake_workers()
     closed = packages.c.state.in_([CaseState.SHIPPED, CaseState.ALREADY_SHIPPED])
     changed = (
         sa.update(packages)
@@ -214,6 +219,7 @@ def dismiss(transaction: Transaction, package_id: int) -> bool:
 
 def look_again_at(transaction: Transaction, reason: Reason) -> None:
     """Makes every package that waits for this reason due now."""
+    transaction.wake_workers()
     due_now = sa.update(packages).where(packages.c.state == CaseState.WAITING, packages.c.reason == reason)
     transaction.execute(due_now.values(due_at=transaction.now))
 
@@ -249,13 +255,25 @@ def _columns(case: Case) -> dict[str, Any]:
     }
 
 
+def _anything_due(database: Database) -> bool:
+    """One statement and no lock: most of the time nothing is due."""
+    with database.reading() as transaction:
+        now = database.statement_time()
+        query = sa.select(packages.c.package_id).where(packages.c.hinted.in_([True, False]), *_is_due(now)).limit(1)
+        return transaction.execute(query).first() is not None
+
+
+def _is_due(now: datetime | sa.ColumnElement[Any]) -> tuple[sa.ColumnElement[bool], ...]:
+    free = sa.or_(packages.c.leased_until.is_(None), packages.c.leased_until <= now)
+    return packages.c.due_at <= now, free
+
+
 def _due(transaction: Transaction, *, hinted: bool, most: int) -> list[int]:
     if most <= 0:
         return []
     found = transaction.execute(
         sa.select(packages.c.package_id)
-        .where(packages.c.hinted == hinted, packages.c.due_at <= transaction.now)
-        .where(sa.or_(packages.c.leased_until.is_(None), packages.c.leased_until <= transaction.now))
+        .where(packages.c.hinted == hinted, *_is_due(transaction.now))
         .order_by(packages.c.due_at)
         .limit(most)
         .with_for_update(skip_locked=True)
@@ -270,15 +288,25 @@ def _take(transaction: Transaction, package_ids: Iterable[int], lease: timedelta
         .values(leased_until=transaction.now + lease, fence=packages.c.fence + 1)
         .returning(packages)
     ).mappings()
-    return tuple(
-        Claim(case_of(row), row["fence"], row["hint_seq"], row["hinted"], row["leased_until"]) for row in taken
-    )
+    return tuple(claimed for row in taken if (claimed := _claim_of(row)) is not None)
+
+
+def _claim_of(row: sa.RowMapping) -> Claim | None:
+    """None for a row this version cannot read, as a newer one may write: it must not hold up the others."""
+    try:
+        return Claim(case_of(row), row["fence"], row["hint_seq"], row["hinted"], row["leased_until"])
+    except (TypeError, ValueError) as problem:
+        trace = logs.trace_of(problem)
+        logs.emit("look.crashed", package_id=row["package_id"], error=type(problem).__name__, trace=trace)
+        return None
 
 
 def _not_before_last_look(now: datetime) -> sa.ColumnElement[Any]:
+    """A second after the last look; now, if that is past or, after a clock was set back, far away."""
     soonest_us = sa.type_coerce(packages.c.last_look_at, sa.BigInteger) + MIN_LOOK_INTERVAL // timedelta(microseconds=1)
     soonest = sa.type_coerce(soonest_us, Instant())
-    return sa.case((soonest > now, soonest), else_=sa.literal(now, Instant()))
+    near = sa.and_(soonest > now, soonest <= now + MIN_LOOK_INTERVAL)
+    return sa.case((near, soonest), else_=sa.literal(now, Instant()))
 
 
 def _ours(claimed: Claim) -> tuple[sa.ColumnElement[bool], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from service import sender
 from service.config import Config
 from service.database import Database
 from service.web import create_app
+from tests import postgres
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 SECRET = "s3cr3t"
 MINIMAL = {
@@ -26,9 +31,21 @@ MINIMAL = {
 }
 
 
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/autoship.db"
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server."""
+    with postgres.server_url() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database with nothing in it, of each kind; `on_sqlite` and `on_postgresql` choose one."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/autoship.db"
+        return
+    with postgres.database(request.getfixturevalue("postgres_url")) as url:
+        yield url
 
 
 @pytest.fixture
@@ -58,6 +75,14 @@ def app(configured: Callable[..., Config], database: Database) -> Flask:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+def eventually(condition: Callable[[], bool], within_s: float = 30) -> None:
+    """Returns when the condition holds; fails where it never does."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
 
 
 def a_document(package_id: object = 73, **changes: Any) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from alembic.script import ScriptDirectory
 from service import database as schema
 from service.database import Database, Instant
 from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnavailable
-from tests.conftest import MINIMAL
+from tests.conftest import MINIMAL, on_postgresql, on_sqlite
 
 OMS = MINIMAL["OMS_BASE_URL"]
 
@@ -60,6 +62,10 @@ def test_a_database_belongs_to_one_oms(database: Database) -> None:
 def test_a_missing_or_empty_database_is_refused_with_what_to_do(database_url: str) -> None:
     with pytest.raises(DatabaseOutdated, match="autoship migrate"):
         Database(database_url).check(OMS)
+
+
+@on_sqlite
+def test_an_empty_file_is_refused_like_a_missing_one(database_url: str) -> None:
     Path(database_url.removeprefix("sqlite:///")).touch()
     with pytest.raises(DatabaseOutdated, match="autoship migrate"):
         Database(database_url).check(OMS)
@@ -71,6 +77,94 @@ def test_a_file_that_is_no_database_is_unavailable_not_a_traceback(tmp_path: Pat
         Database(f"sqlite:///{tmp_path}/x.db").check(OMS)
 
 
+_KILLED_BEFORE_ITS_COMMIT = """
+import os, signal, sys
+import sqlalchemy as sa
+from service.database import Database
+sa.event.listen(sa.Engine, "commit", lambda connection: os.kill(os.getpid(), signal.SIGKILL))
+Database(sys.argv[1]).migrate(sys.argv[2])
+"""
+
+
+def test_a_migration_that_is_killed_leaves_nothing(database_url: str) -> None:
+    killed = subprocess.run([sys.executable, "-c", _KILLED_BEFORE_ITS_COMMIT, database_url, OMS], timeout=60)
+    assert killed.returncode == -9
+    database = Database(database_url)
+    with database.reading() as transaction:
+        assert sa.inspect(transaction.connection).get_table_names() == []
+    assert database.migrate(OMS) is None
+    database.check(OMS)
+
+
+def _raising(sqlstate: str) -> sa.TextClause:
+    return sa.text(f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{sqlstate}'; END $$")
+
+
+@on_postgresql
+@pytest.mark.parametrize(
+    ("sqlstate", "meaning"),
+    [
+        ("08006", "connection failure"),
+        ("25006", "read-only transaction"),
+        ("25P03", "idle in transaction for too long"),
+        ("40001", "serialization failure"),
+        ("40P01", "deadlock"),
+        ("42501", "privilege taken away"),
+        ("42P01", "table gone: the database is being restored"),
+        ("53100", "disk full"),
+        ("53200", "out of memory"),
+        ("53300", "too many connections"),
+        ("55P03", "lock timeout"),
+        ("57014", "statement timeout"),
+        ("57P01", "administrator shutdown"),
+        ("57P03", "cannot connect now"),
+        ("58030", "disk error"),
+        ("XX000", "internal error"),
+        ("XX001", "data corrupted"),
+    ],
+)
+def test_whatever_the_server_cannot_do_is_unavailable(database: Database, sqlstate: str, meaning: str) -> None:
+    with pytest.raises(DatabaseUnavailable), database.transaction() as transaction:
+        transaction.execute(_raising(sqlstate))
+    database.probe_write()
+
+
+@on_postgresql
+@pytest.mark.parametrize("sqlstate", ["22003", "23505", "42601", "42703"])
+def test_a_defect_of_ours_is_not_called_unavailable(database: Database, sqlstate: str) -> None:
+    with pytest.raises(sa.exc.DBAPIError), database.transaction() as transaction:
+        transaction.execute(_raising(sqlstate))
+
+
+def test_a_lock_that_another_process_keeps_is_waited_for_but_not_for_ever(
+    database: Database, database_url: str
+) -> None:
+    impatient = Database(database_url, patience_s=0.2)
+    with database.transaction() as transaction:
+        transaction.execute(sa.update(schema.deployment).values(probed_at=transaction.now))
+        with pytest.raises(DatabaseUnavailable):
+            impatient.probe_write()
+    impatient.probe_write()
+
+
+def test_no_server_is_unavailable_not_a_traceback(tmp_path: Path) -> None:
+    nobody = Database(f"postgresql+psycopg://test@/x?host={tmp_path}")
+    with pytest.raises(DatabaseUnavailable):
+        nobody.probe_write()
+
+
+@on_postgresql
+def test_a_connection_the_server_closed_is_replaced_before_it_is_used(database: Database, database_url: str) -> None:
+    database.probe_write()
+    closing = Database(database_url)
+    with closing.reading() as transaction:
+        others = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        closed = transaction.execute(sa.text(f"{others} AND datname = current_database()")).scalars().all()
+    assert closed == [True]
+    database.probe_write()
+
+
+@on_sqlite
 def test_sqlite_is_as_durable_as_promised(database: Database) -> None:
     with database.reading() as transaction:
         assert transaction.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"

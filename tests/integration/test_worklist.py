@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import pytest
+import sqlalchemy as sa
+
 from service import brakes, journal, worklist
+from service.brakes import Operation
 from service.database import Database
-from service.outcome import Command, Unauthorised
-from service.policy import CaseState, Reason
+from service.outcome import Ambiguous, Command, CommandAnswer, NotSent, Unauthorised
+from service.policy import CaseState, NotFound, ReadFailed, Reading, Reason
 from service.worklist import Claim
 from tests.integration.conftest import Clock
 
@@ -165,6 +169,39 @@ def test_a_clock_set_back_by_a_day_does_not_stall_the_rate(store: Database, cloc
     assert claim(store, most=10, rate=10)
 
 
+def test_a_clock_set_back_by_a_day_does_not_keep_a_hint_waiting(store: Database, clock: Clock) -> None:
+    hint(store, 73)
+    claimed = claim(store)[73]
+    release(store, replace(claimed, case=replace(claimed.case, last_look_at=clock.now)), None)
+    clock.turn(-timedelta(days=1))
+    hint(store, 73)
+    assert claim(store)[73].hinted
+
+
+@pytest.mark.parametrize("said", [ReadFailed("ReadTimeout"), Ambiguous("ReadTimeout"), NotSent("ConnectTimeout")])
+def test_no_answer_closes_no_breaker(store: Database, said: Reading | CommandAnswer) -> None:
+    with store.transaction() as transaction:
+        brakes.note_answer(transaction, 73, Operation.READ, Unauthorised(401, ""))
+        assert brakes.note_answer(transaction, 73, Operation.READ, said) is None
+        assert brakes.read(transaction).breaker_opened_at is not None
+        assert brakes.note_answer(transaction, 73, Operation.READ, NotFound()) is not None
+        assert brakes.read(transaction).breaker_opened_at is None
+
+
+def test_asking_an_idle_database_for_work_is_one_statement_that_locks_nothing(store: Database) -> None:
+    statements: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    with store.reading() as transaction:
+        engine = transaction.connection.engine
+    sa.event.listen(engine, "before_cursor_execute", note)
+    assert claim(store) == {}
+    assert [one for one in statements if one != "BEGIN"] == [one for one in statements if one.startswith("SELECT")]
+    assert sum(one.startswith("SELECT") for one in statements) == 1
+
+
 def test_a_second_attempt_of_an_episode_is_not_opened_while_one_is_open(store: Database) -> None:
     command = Command(12, None)
     with store.transaction() as transaction:
@@ -176,7 +213,7 @@ def test_a_second_attempt_of_an_episode_is_not_opened_while_one_is_open(store: D
 
 def test_behind_an_open_breaker_one_probe_at_a_time_is_admitted(store: Database, clock: Clock) -> None:
     with store.transaction() as transaction:
-        said = brakes.note_answer(transaction, 73, brakes.Operation.READ, Unauthorised(401, ""))
+        said = brakes.note_answer(transaction, 73, Operation.READ, Unauthorised(401, ""))
     assert said is not None
     hint(store, 73, 74, 75)
     assert claim(store) == {}
@@ -187,7 +224,7 @@ def test_behind_an_open_breaker_one_probe_at_a_time_is_admitted(store: Database,
         found = brakes.read(transaction)
         assert found.against_command(probe, clock.now) is None
         assert found.against_command(999, clock.now) is not None
-        assert brakes.note_answer(transaction, probe, brakes.Operation.COMMAND, Unauthorised(403, "")) is None
+        assert brakes.note_answer(transaction, probe, Operation.COMMAND, Unauthorised(403, "")) is None
     with store.reading() as transaction:
         assert brakes.read(transaction).breaker_opened_at is not None
 

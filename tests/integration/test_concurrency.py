@@ -1,0 +1,194 @@
+"""Many workers and web processes at once on one database: threads over two handles, which share nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TypeVar
+
+import pytest
+import sqlalchemy as sa
+
+from service import brakes, inbox, worklist
+from service.brakes import Operation
+from service.config import Config
+from service.database import Database, deliveries, packages
+from service.delivery import Delivery
+from service.outcome import Accepted, Unauthorised
+from service.policy import Reason
+from service.wire import StateValue
+from service.worklist import Claim
+from tests.integration.conftest import Clock
+from tests.integration.test_worklist import LEASE, SECOND, hint
+
+AT_ONCE = 8
+T = TypeVar("T")
+
+
+@pytest.fixture
+def other(database_url: str, clock: Clock) -> Iterator[Database]:
+    """The same database as `store`, as another process has it."""
+    other = Database(database_url, clock=clock)
+    yield other
+    other.dispose()
+
+
+def at_once(work: Callable[[int], T]) -> list[T]:
+    """What `work` gives in each of several threads that begin together; raises what any of them raised."""
+    start = threading.Barrier(AT_ONCE)
+
+    def begin(number: int) -> T:
+        start.wait(10)
+        return work(number)
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return list(threads.map(begin, range(AT_ONCE)))
+
+
+def test_no_package_is_claimed_twice_and_none_is_left(store: Database, other: Database) -> None:
+    hint(store, *range(1, 101))
+
+    def claim_all(number: int) -> list[int]:
+        taken: list[int] = []
+        while claims := worklist.claim((store, other)[number % 2], 3, 3, LEASE, 0):
+            taken += [one.case.package_id for one in claims]
+        return taken
+
+    taken = Counter(package_id for one in at_once(claim_all) for package_id in one)
+    assert taken == dict.fromkeys(range(1, 101), 1)
+
+
+def test_no_hint_is_lost_between_claims_and_releases(store: Database, other: Database, clock: Clock) -> None:
+    hinted: list[int] = []
+    seen: list[int] = []
+
+    def hint_or_look(number: int) -> None:
+        database = (store, other)[number % 2]
+        if number < AT_ONCE // 2:
+            hint(database, *[73] * 10)
+            hinted.append(number)
+            return
+        while len(hinted) < AT_ONCE // 2:
+            look(database)
+            clock.turn(SECOND)
+
+    def look(database: Database) -> bool:
+        claims = worklist.claim(database, 1, 1, LEASE, 0)
+        for claimed in claims:
+            seen.append(claimed.hint_seq)
+            with database.transaction() as transaction:
+                assert worklist.release(transaction, claimed, claimed.case, None)
+        return bool(claims)
+
+    at_once(hint_or_look)
+    clock.turn(SECOND)
+    while look(store):
+        clock.turn(SECOND)
+    assert max(seen) == AT_ONCE // 2 * 10
+
+
+def test_the_rate_holds_over_processes_that_claim_at_once(database: Database, database_url: str) -> None:
+    hint(database, *range(1, 101))
+    began, until = time.monotonic(), time.monotonic() + 1
+
+    def claim_for_a_second(number: int) -> int:
+        mine, taken = Database(database_url), 0
+        while time.monotonic() < until:
+            taken += len(worklist.claim(mine, 5, 5, LEASE, 20))
+        mine.dispose()
+        return taken
+
+    taken = sum(at_once(claim_for_a_second))
+    assert 20 <= taken <= 20 + (time.monotonic() - began) * 20
+
+
+def test_behind_an_open_breaker_one_process_gets_one_probe(store: Database, other: Database, clock: Clock) -> None:
+    with store.transaction() as transaction:
+        brakes.note_answer(transaction, 73, Operation.READ, Unauthorised(401, ""))
+    hint(store, *range(1, 21))
+    clock.turn(brakes.PROBE_INTERVAL)
+    claims = at_once(lambda number: worklist.claim((store, other)[number % 2], 5, 5, LEASE, 0))
+    assert sum(map(len, claims)) == 1
+
+
+def test_refusals_of_different_packages_at_the_same_time_all_count(store: Database, other: Database) -> None:
+    def refused(number: int) -> str | None:
+        with (store, other)[number % 2].transaction() as transaction:
+            return brakes.note_answer(transaction, number, Operation.COMMAND, Unauthorised(403, ""))
+
+    said = at_once(refused)
+    with store.reading() as transaction:
+        found = brakes.read(transaction)
+    assert found.breaker_opened_at is not None
+    assert len(set(found.forbidden)) == brakes.FORBIDDEN_IN_A_ROW
+    assert len([one for one in said if one]) == 1
+
+
+def test_one_event_delivered_several_times_at_once_is_one_row(
+    store: Database, other: Database, configured: Callable[..., Config]
+) -> None:
+    settings, packed = configured().settings, StateValue("PackageStatus", "500")
+
+    def accept(number: int) -> str:
+        delivery = Delivery(
+            event_uuid="c9591f0d1c1d4da58ade880921bd7e93",
+            event_type="package.status.packed",
+            secret_index=0,
+            package_id=73,
+            state=packed,
+        )
+        return inbox.accept((store, other)[number % 2], delivery, settings).status
+
+    assert Counter(at_once(accept)) == {"accepted": 1, "duplicate": AT_ONCE - 1}
+    with store.reading() as transaction:
+        assert transaction.execute(sa.select(deliveries.c.seen)).scalars().all() == [AT_ONCE]
+        assert transaction.execute(sa.select(packages.c.hint_seq)).scalars().all() == [AT_ONCE]
+
+
+def test_nothing_that_locks_waits_for_another_in_a_circle(store: Database, other: Database, clock: Clock) -> None:
+    """Hints, claims, looks, operators and zombies on the same few packages: a deadlock would raise."""
+    package_ids = range(1, 9)
+    hint(store, *package_ids)
+
+    def look(database: Database, round_: int) -> None:
+        for claimed in worklist.claim(database, 4, 4, timedelta(0), 0):  # a lease of 0: many holders of each
+            with database.transaction() as transaction:
+                answer = Unauthorised(403, "") if round_ % 2 else Accepted(204)
+                brakes.note_answer(transaction, claimed.case.package_id, Operation.COMMAND, answer)
+                brakes.read(transaction, lock=True)
+                worklist.release(transaction, claimed, claimed.case, clock.now)
+
+    def interfere(database: Database, round_: int) -> None:
+        package_id = round_ % len(package_ids) + 1
+        with database.transaction() as transaction:
+            worklist.recheck(transaction, package_id)
+        hint(database, *package_ids)
+        with database.transaction() as transaction:
+            brakes.resume(transaction)
+            worklist.look_again_at(transaction, Reason.BRAKE)
+
+    with store.transaction() as transaction:
+        transaction.execute(sa.update(packages).values(reason=Reason.BRAKE))
+    at_once(lambda n: [(look, interfere)[n % 2]((store, other)[n // 2 % 2], round_) for round_ in range(15)])
+
+
+def test_more_threads_than_connections_all_get_their_turn(store: Database) -> None:
+    with ThreadPoolExecutor(64) as threads:
+        list(threads.map(lambda package_id: hint(store, package_id), range(1, 129)))
+    with store.reading() as transaction:
+        assert transaction.execute(sa.select(sa.func.count()).select_from(packages)).scalar() == 128
+
+
+def test_a_row_this_version_cannot_read_does_not_hold_up_the_others(store: Database, clock: Clock) -> None:
+    hint(store, 73, 74)
+    with store.transaction() as transaction:
+        transaction.execute(sa.update(packages).where(packages.c.package_id == 73).values(state="of_the_future"))
+    assert claimed_ids(worklist.claim(store, 8, 4, LEASE, 0)) == [74]
+
+
+def claimed_ids(claims: tuple[Claim, ...]) -> list[int]:
+    return [one.case.package_id for one in claims]
