@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import httpcore
-import httpx
 
 from service import __version__, outcome
 from service.config import OmsConfig
@@ -24,13 +24,16 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_PAGES = 100
 # A command whose first byte is not out this long after its attempt row was committed is not sent at all.
 FIRST_BYTE_WITHIN_S = 1.0
+# LEASE_S is more than twice OMS_TIMEOUT_S, so the reads of one look end within its lease, however many there are.
+READS_WITHIN_TIMEOUTS = 2
 
-_CANNOT_ANSWER = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpx.InvalidURL)
+_CANNOT_ANSWER = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
+_KEPT_IN_ADDRESSES = "%/:=&?~#+!$,;'@()*[]"
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """A complete answer."""
+    """A complete answer; its headers' names in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -45,39 +48,53 @@ class _NoAnswer:
     sent: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """The JSON of a 200."""
+
+    content: object
+
+
+_Unread = NotFound | ReadFailed | Unauthorised | Throttled | Misconfigured
+
+
 class Oms:
     """A client for one thread: one connection, kept open between calls.
 
-    Follows no redirects, verifies TLS, ignores proxies in the environment, sends the token to no other host.
+    Follows no redirects, verifies TLS, ignores proxies in the environment, keeps no cookies, sends the token to
+    no other host.
     """
 
     def __init__(self, config: OmsConfig, wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._config = config
         self._wall_clock = wall_clock
         self._line = _Line()
-        self._client = httpx.Client(
-            base_url=config.base_url,
-            transport=_DeadlineTransport(self._line),
-            trust_env=False,
-            headers={
-                "Authorization": f"{config.auth_scheme} {config.token}",
-                "Accept": "application/json",
-                # Compressed answers are refused: their size is not known before they are unpacked.
-                "Accept-Encoding": "identity",
-                "User-Agent": f"autoship/{__version__}",
-            },
+        self._reads_end_at = math.inf
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=httpcore.default_ssl_context(),
+            max_connections=1,
+            network_backend=_DeadlineBackend(self._line),
         )
+        self._headers = [
+            (b"Authorization", f"{config.auth_scheme} {config.token}".encode()),
+            (b"Accept", b"application/json"),
+            # Compressed answers are refused: their size is not known before they are unpacked.
+            (b"Accept-Encoding", b"identity"),
+            (b"Content-Type", b"application/json"),
+            (b"User-Agent", f"autoship/{__version__}".encode()),
+        ]
 
     def close(self) -> None:
         """Closes the connection."""
-        self._client.close()
+        self._pool.close()
 
     def read(self, package_id: int) -> Reading:
         """The package now: `GET /api/v1/oms/packages/{id}/`, commands page of the OMS guide.
 
         A package that does not carry its items is read again after them, so that its state is the last thing
-        that was read.
+        that was read. All of it, with the transition log asked for afterwards, ends within twice the timeout.
         """
+        self._reads_end_at = time.monotonic() + READS_WITHIN_TIMEOUTS * self._config.timeout_s
         reading = self._read_package(package_id)
         if not isinstance(reading, PackageSnapshot) or reading.items is not None:
             return reading
@@ -92,8 +109,10 @@ class Oms:
 
         `first_byte_by` is a monotonic time; past it nothing is sent. Never retries.
         """
-        path = f"/api/v1/oms/packages/{package_id}/command/"
-        answer = self._call("POST", path, command.body(package_id), first_byte_by)
+        address = self._address(f"/api/v1/oms/packages/{package_id}/command/")
+        body = json.dumps(command.body(package_id)).encode()
+        self._line.begin(time.monotonic() + self._config.timeout_s, first_byte_by)
+        answer = self._call("POST", address, body)
         if isinstance(answer, _Answer):
             return outcome.classify(answer.status, answer.headers, answer.body, self._wall_clock())
         return Ambiguous(answer.cause) if answer.sent else NotSent(answer.cause)
@@ -103,50 +122,60 @@ class Oms:
 
         It is optional evidence: a token may well not be allowed to read it.
         """
-        answer = self._call("GET", self._config.logs_path.format(id=package_id))
-        page = _json_of(answer)
-        rows = page.get("results") if isinstance(page, Mapping) else None
+        page = self._get(self._address(self._config.logs_path.format(id=package_id)))
+        content = page.content if isinstance(page, _Document) else None
+        rows = content.get("results") if isinstance(content, Mapping) else None
         return parse_transitions(package_id, rows) if isinstance(rows, list) else None
 
     def _read_package(self, package_id: int) -> Reading:
-        answer = self._call("GET", f"/api/v1/oms/packages/{package_id}/")
-        failed = self._failed(answer)
-        if failed is not None:
-            return failed
-        snapshot = parse_package(package_id, _json_of(answer))
+        found = self._get(self._address(f"/api/v1/oms/packages/{package_id}/"))
+        if not isinstance(found, _Document):
+            return found
+        snapshot = parse_package(package_id, found.content)
         return snapshot or BadShape("the answer is not a document of this package")
 
-    def _read_items(self, package_id: int) -> Items | Reading:
+    def _read_items(self, package_id: int) -> Items | _Unread:
         rows: list[object] = []
-        count: int | None = None
-        path: str | None = self._config.items_path.format(id=package_id)
+        count: object = None
+        address: str | None = self._address(self._config.items_path.format(id=package_id))
         for _ in range(MAX_PAGES):
-            answer = self._call("GET", path)
-            failed = self._failed(answer)
-            if failed is not None:
-                return failed
-            page = _json_of(answer)
+            if address is None:
+                break
+            found = self._get(address)
+            if isinstance(found, NotFound):
+                return Items((), "the OMS has no item list at OMS_ITEMS_PATH")
+            if not isinstance(found, _Document):
+                return found
+            page = found.content
             if not isinstance(page, Mapping) or not isinstance(page.get("results"), list):
                 return Items((), "the item list is not a list")
             rows += page["results"]
-            count = page["count"] if isinstance(page.get("count"), int) else -1
-            path = self._next(page.get("next"))
-            if path is None:
-                break
+            count, address = page.get("count"), self._next(page.get("next"))
+        if not isinstance(count, int):
+            return Items(parse_items(package_id, rows).items, "the item list does not say how many there are")
         return parse_items(package_id, rows, count)
+
+    def _address(self, path: str) -> str:
+        return self._config.base_url + path
 
     def _next(self, link: object) -> str | None:
         """The next page's address if it is on the same scheme, host and port; it may be given as a path."""
         if not isinstance(link, str) or not link:
             return None
-        url = urljoin(self._config.base_url + "/", link)
-        return url if _origin(url) == _origin(self._config.base_url) else None
+        try:
+            address = urljoin(self._address("/"), link)
+            return address if _origin(address) == _origin(self._config.base_url) else None
+        except ValueError:
+            return None
 
-    def _failed(self, answer: _Answer | _NoAnswer) -> Reading | None:
+    def _get(self, address: str) -> _Document | _Unread:
+        self._line.begin(min(time.monotonic() + self._config.timeout_s, self._reads_end_at))
+        answer = self._call("GET", address)
         if isinstance(answer, _NoAnswer):
-            return ReadFailed(answer.cause)
+            out_of_time = time.monotonic() >= self._reads_end_at
+            return ReadFailed("its reads took too long together" if out_of_time else answer.cause)
         if answer.status == 200:
-            return ReadFailed("the answer is not JSON") if _json_of(answer) is _NOT_JSON else None
+            return _document(answer.body)
         if answer.status == 404:
             return NotFound()
         meaning = outcome.classify(answer.status, answer.headers, answer.body, self._wall_clock())
@@ -154,48 +183,43 @@ class Oms:
             return meaning
         return ReadFailed(f"answered {answer.status}")
 
-    def _call(
-        self, method: str, path: str | None, body: Mapping[str, Any] | None = None, first_byte_by: float | None = None
-    ) -> _Answer | _NoAnswer:
-        self._line.begin(time.monotonic() + self._config.timeout_s, first_byte_by)
+    def _call(self, method: str, address: str, body: bytes | None = None) -> _Answer | _NoAnswer:
+        url = quote(address, safe=_KEPT_IN_ADDRESSES, errors="replace")
         try:
-            with self._client.stream(method, path or "", json=body) as response:
-                if response.headers.get("content-encoding", "identity") != "identity":
-                    return _NoAnswer("the answer is compressed though we did not ask for that", sent=True)
-                content = bytearray()
-                for chunk in response.iter_raw():
-                    content += chunk
-                    if len(content) > MAX_BODY_BYTES:
-                        return _NoAnswer(f"the answer is larger than {MAX_BODY_BYTES} bytes", sent=True)
-                return _Answer(response.status_code, response.headers, bytes(content))
+            with self._pool.stream(method, url, headers=self._headers, content=body) as response:
+                return _whole(response)
         except _TooLateToSend:
-            return _NoAnswer("not under way within a second of its attempt row", sent=self._line.sent)
+            return _NoAnswer("not under way within a second of its attempt row", sent=False)
         except _CANNOT_ANSWER as problem:
             return _NoAnswer(type(problem).__name__, sent=self._line.sent)
 
 
-_NOT_JSON = object()
+def _whole(response: httpcore.Response) -> _Answer | _NoAnswer:
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+    if headers.get("content-encoding", "identity") != "identity":
+        return _NoAnswer("the answer is compressed though we did not ask for that", sent=True)
+    content = bytearray()
+    for chunk in response.iter_stream():
+        content += chunk
+        if len(content) > MAX_BODY_BYTES:
+            return _NoAnswer(f"the answer is larger than {MAX_BODY_BYTES} bytes", sent=True)
+    return _Answer(response.status, headers, bytes(content))
 
 
-def _json_of(answer: _Answer | _NoAnswer) -> object:
-    if isinstance(answer, _NoAnswer) or answer.status != 200:
-        return _NOT_JSON
+def _document(body: bytes) -> _Document | ReadFailed:
     try:
-        return json.loads(answer.body)
+        return _Document(json.loads(body))
     except (ValueError, RecursionError):
-        return _NOT_JSON
+        return ReadFailed("the answer is not JSON")
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None] | None:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        return None
+def _origin(address: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(address)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-# httpx and httpcore bound each socket operation, not the call. Here every operation gets the time that is left
-# of the whole call, and the line knows whether a byte of the request has been sent.
+# httpcore bounds each socket operation, not the call. Here every operation gets the time that is left of the
+# whole call, and the line knows whether a byte of the request has been sent.
 
 
 class _TooLateToSend(Exception):
@@ -210,7 +234,7 @@ class _Line:
         self._deadline = 0.0
         self._first_byte_by: float | None = None
 
-    def begin(self, deadline: float, first_byte_by: float | None) -> None:
+    def begin(self, deadline: float, first_byte_by: float | None = None) -> None:
         self.sent = False
         self._deadline = deadline
         self._first_byte_by = first_byte_by
@@ -273,44 +297,3 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         remaining = self._line.remaining(httpcore.ConnectTimeout)
         stream = self._inner.connect_tcp(host, port, remaining, local_address, socket_options)
         return _DeadlineStream(stream, self._line)
-
-
-class _DeadlineTransport(httpx.BaseTransport):
-    """httpx over an httpcore pool of one connection with the backend above."""
-
-    def __init__(self, line: _Line) -> None:
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=httpx.create_ssl_context(trust_env=False),
-            max_connections=1,
-            http1=True,
-            retries=0,
-            network_backend=_DeadlineBackend(line),
-        )
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        url = request.url
-        response = self._pool.handle_request(
-            httpcore.Request(
-                method=request.method,
-                url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                headers=request.headers.raw,
-                content=request.stream,
-            )
-        )
-        return httpx.Response(response.status, headers=response.headers, stream=_Body(response))
-
-    def close(self) -> None:
-        self._pool.close()
-
-
-class _Body(httpx.SyncByteStream):
-    """The answer's body as httpx wants it."""
-
-    def __init__(self, response: httpcore.Response) -> None:
-        self._response = response
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._response.iter_stream()
-
-    def close(self) -> None:
-        self._response.close()
