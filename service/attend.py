@@ -89,16 +89,16 @@ class Attendant:
         with self.database.transaction() as transaction:
             brake = brakes.note_answer(transaction, package_id, Operation.READ, reading)
             view = self._view(transaction, claimed.case, attempts, reading, log)
-            verdict = policy.decide(view, reading)
-            self._record_resolution(transaction, view, verdict)
-            if verdict.command is not None:
-                shut = self._gate_is_shut(transaction, verdict.case, read_ended)
+            verdict = decided = policy.decide(view, reading)
+            if decided.command is not None:
+                shut = self._gate_is_shut(transaction, decided.case, read_ended)
                 if shut is None:
-                    attempt, verdict = self._open_attempt(transaction, claimed, verdict, verdict.command)
+                    attempt, verdict = self._open_attempt(transaction, claimed, decided, decided.command)
                 else:
-                    verdict = policy.braked(replace(view, case=verdict.case), shut, verdict.notes)
+                    verdict = policy.braked(replace(view, case=decided.case), shut, decided.notes)
             if attempt is None:
                 _release(transaction, claimed, verdict)
+            self._record_resolution(transaction, view, decided)
             journal.note(transaction, package_id, verdict.notes)
             # Taken before the commit: whatever stalls this process afterwards counts.
             first_byte_by = time.monotonic() + FIRST_BYTE_WITHIN_S
@@ -181,13 +181,13 @@ class Attendant:
         logs.emit("command.sending", package_id=case.package_id, attempt_id=attempt.attempt_id, episode=case.episode)
         answer = self.oms.command(case.package_id, attempt.command, send.first_byte_by)
         with self.database.transaction() as transaction:
+            brake = brakes.note_answer(transaction, case.package_id, Operation.COMMAND, answer)
             view = View(case=case, settings=self.settings, now=transaction.now, jitter=self.jitter())
             verdict, answered = policy.after_command(view, attempt, answer)
             ours = worklist.release(transaction, claimed, verdict.case, verdict.next_look_at)
             journal.record_answer(transaction, answered, answer)
             answer_note = Note("answer", f"attempt {attempt.attempt_id}: {_described(answered, answer)}")
             journal.note(transaction, case.package_id, (answer_note, *verdict.notes))
-            brake = brakes.note_answer(transaction, case.package_id, Operation.COMMAND, answer)
         _log_answer(case, answered, answer)
         _log_look(case, verdict.case if ours else case, brake)
         if not ours:
