@@ -25,6 +25,15 @@ class _LeaseLost(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class _Send:
+    """A command whose attempt row is committed. `first_byte_by` is a monotonic time."""
+
+    case: Case
+    attempt: Attempt
+    first_byte_by: float
+
+
+@dataclass(frozen=True, slots=True)
 class Attendant:
     """What looking at packages needs. One for each thread: an OMS client is not shared."""
 
@@ -59,9 +68,9 @@ class Attendant:
         log = None
         if policy.needs_transition_log(case, attempts, reading, self.settings):
             log = self.oms.transition_log(case.package_id)
-        attempt, verdict = self._decide(claimed, attempts, reading, log, read_ended)
-        if attempt is not None:
-            self._send(claimed, verdict.case, attempt)
+        send = self._decide(claimed, attempts, reading, log, read_ended)
+        if send is not None:
+            self._send(claimed, send)
 
     def _give_back(self, claimed: Claim, verdict: Verdict) -> None:
         with self.database.transaction() as transaction:
@@ -74,25 +83,27 @@ class Attendant:
         reading: Reading,
         log: tuple[LoggedTransition, ...] | None,
         read_ended: float,
-    ) -> tuple[Attempt | None, Verdict]:
+    ) -> _Send | None:
         """One transaction: the verdict with all its traces and, if it commands, the attempt's row."""
         package_id, attempt = claimed.case.package_id, None
         with self.database.transaction() as transaction:
             brake = brakes.note_answer(transaction, package_id, Operation.READ, reading)
             view = self._view(transaction, claimed.case, attempts, reading, log)
-            verdict = policy.decide(view, reading)
-            self._record_resolution(transaction, view, verdict)
-            if verdict.command is not None:
-                shut = self._gate_is_shut(transaction, verdict.case, read_ended)
+            verdict = decided = policy.decide(view, reading)
+            if decided.command is not None:
+                shut = self._gate_is_shut(transaction, decided.case, read_ended)
                 if shut is None:
-                    attempt, verdict = self._open_attempt(transaction, claimed, verdict, verdict.command)
+                    attempt, verdict = self._open_attempt(transaction, claimed, decided, decided.command)
                 else:
-                    verdict = policy.braked(replace(view, case=verdict.case), shut, verdict.notes)
+                    verdict = policy.braked(replace(view, case=decided.case), shut, decided.notes)
             if attempt is None:
                 _release(transaction, claimed, verdict)
+            self._record_resolution(transaction, view, decided)
             journal.note(transaction, package_id, verdict.notes)
+            # Taken before the commit: whatever stalls this process afterwards counts.
+            first_byte_by = time.monotonic() + FIRST_BYTE_WITHIN_S
         _log_look(claimed.case, verdict.case, brake)
-        return attempt, verdict
+        return None if attempt is None else _Send(verdict.case, attempt, first_byte_by)
 
     def _view(
         self,
@@ -172,28 +183,26 @@ class Attendant:
         sending = Note("command", f"attempt {attempt.attempt_id}: sending {policy.named(command)}")
         return attempt, replace(verdict, case=case, notes=(*verdict.notes, sending))
 
-    def _send(self, claimed: Claim, case: Case, attempt: Attempt) -> None:
-        """Sends the command and writes its answer. A crash in between leaves the attempt open, as it must."""
+    def _send(self, claimed: Claim, send: _Send) -> None:
+        """Sends the command and writes its answer. A crash in between leaves the attempt open, as it must.
+
+        The answer is written even where an operator took the package away meanwhile: the attempt is ours.
+        """
+        case, attempt = send.case, send.attempt
         logs.emit("command.sending", package_id=case.package_id, attempt_id=attempt.attempt_id, episode=case.episode)
-        first_byte_by = time.monotonic() + FIRST_BYTE_WITHIN_S
-        answer = self.oms.command(case.package_id, attempt.command, first_byte_by)
+        answer = self.oms.command(case.package_id, attempt.command, send.first_byte_by)
         with self.database.transaction() as transaction:
+            brake = brakes.note_answer(transaction, case.package_id, Operation.COMMAND, answer)
             view = View(case=case, settings=self.settings, now=transaction.now, jitter=self.jitter())
             verdict, answered = policy.after_command(view, attempt, answer)
-            _release(transaction, claimed, verdict)
+            ours = worklist.release(transaction, claimed, verdict.case, verdict.next_look_at)
             journal.record_answer(transaction, answered, answer)
             answer_note = Note("answer", f"attempt {attempt.attempt_id}: {_described(answered, answer)}")
             journal.note(transaction, case.package_id, (answer_note, *verdict.notes))
-            brake = brakes.note_answer(transaction, case.package_id, Operation.COMMAND, answer)
-        logs.emit(
-            "command.answered",
-            package_id=case.package_id,
-            attempt_id=attempt.attempt_id,
-            outcome=answered.outcome,
-            http_status=getattr(answer, "status", None),
-            cause=getattr(answer, "cause", None),
-        )
-        _log_look(case, verdict.case, brake)
+        _log_answer(case, answered, answer)
+        _log_look(case, verdict.case if ours else case, brake)
+        if not ours:
+            raise _LeaseLost
 
 
 def _release(transaction: Transaction, claimed: Claim, verdict: Verdict) -> None:
@@ -205,6 +214,17 @@ def _described(attempt: Attempt, answer: CommandAnswer) -> str:
     """Without the OMS's words, which may quote anything: they stand in the attempt's row alone."""
     detail = getattr(answer, "cause", None) or getattr(answer, "status", "")
     return f"{attempt.outcome} ({detail})"
+
+
+def _log_answer(case: Case, answered: Attempt, answer: CommandAnswer) -> None:
+    logs.emit(
+        "command.answered",
+        package_id=case.package_id,
+        attempt_id=answered.attempt_id,
+        outcome=answered.outcome,
+        http_status=getattr(answer, "status", None),
+        cause=getattr(answer, "cause", None),
+    )
 
 
 def _log_look(before: Case, after: Case, brake: str | None) -> None:

@@ -46,7 +46,10 @@ def open_attempt(
 
 
 def record_answer(transaction: Transaction, attempt: Attempt, answer: CommandAnswer) -> None:
-    """Writes what the OMS answered; `attempt` carries the outcome already."""
+    """Writes what the OMS answered; `attempt` carries the outcome already.
+
+    Not where reads have settled the attempt meanwhile: what they proved stands.
+    """
     answered = {
         "answered_at": transaction.now,
         "outcome": attempt.outcome,
@@ -56,7 +59,8 @@ def record_answer(transaction: Transaction, attempt: Attempt, answer: CommandAns
         "http_status": getattr(answer, "status", None),
         "words": answer.words if isinstance(answer, Refused | Unauthorised) else None,
     }
-    _update(transaction, attempt.attempt_id, answered)
+    unsettled = (attempts.c.attempt_id == attempt.attempt_id, attempts.c.resolution.is_(None))
+    transaction.execute(sa.update(attempts).where(*unsettled).values(**answered))
 
 
 def record_read_back(transaction: Transaction, attempt: Attempt, resolution: Resolution | None) -> None:

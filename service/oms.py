@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,17 +31,28 @@ from service.snapshot import (
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_PAGES = 100
+LOGIN_FAILED = "no token: the login failed"
 # A command whose first byte is not out this long after its attempt row was committed is not sent at all.
 FIRST_BYTE_WITHIN_S = 1.0
+# LEASE_S is more than twice OMS_TIMEOUT_S, so the reads of one look end within its lease, however many there are.
+READS_WITHIN_TIMEOUTS = 2
 
+_CANNOT_ANSWER = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpx.InvalidURL,
+    UnicodeEncodeError,  # a lone surrogate in the link to a next page
+)
+# httpx would keep the one and send it back, and parse the other, raising where it is broken.
+_NOT_FOR_HTTPX = (b"set-cookie", b"location")
 _HEADERS = {
     "Accept": "application/json",
     # Compressed answers are refused: their size is not known before they are unpacked.
     "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
     "User-Agent": f"autoship/{__version__}",
 }
-
-_CANNOT_ANSWER = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpx.InvalidURL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +70,16 @@ class _NoAnswer:
 
     cause: str
     sent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """The JSON of a 200."""
+
+    content: object
+
+
+_Unread = NotFound | ReadFailed | Unauthorised | Throttled | Misconfigured
 
 
 class Credentials(Protocol):
@@ -94,17 +116,18 @@ class LoginFailed:
 
 @dataclass(frozen=True, slots=True)
 class ListPage:
-    """One page of the packages the OMS lists as Packed. `more`: the OMS says that another one follows."""
+    """One page of the packages the OMS lists. `more`: it says that another page follows."""
 
     packages: tuple[PackageSnapshot, ...]
     more: bool
-    next_path: str | None
+    next_address: str | None
 
 
 class Oms:
     """A client for one thread: one connection, kept open between calls.
 
-    Follows no redirects, verifies TLS, ignores proxies in the environment, sends the token to no other host.
+    Follows no redirects, verifies TLS, ignores proxies in the environment, keeps no cookies, sends the token to
+    no other host.
     """
 
     def __init__(
@@ -117,12 +140,8 @@ class Oms:
         self._credentials = credentials or FixedToken(config.token)
         self._wall_clock = wall_clock
         self._line = _Line()
-        self._client = httpx.Client(
-            base_url=config.base_url,
-            transport=_DeadlineTransport(self._line),
-            trust_env=False,
-            headers=_HEADERS,
-        )
+        self._reads_end_at = math.inf
+        self._client = _client(self._line)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -132,8 +151,9 @@ class Oms:
         """The package now: `GET /api/v1/oms/packages/{id}/`, commands page of the OMS guide.
 
         A package that does not carry its items is read again after them, so that its state is the last thing
-        that was read.
+        that was read. All of it, with the transition log asked for afterwards, ends within twice the timeout.
         """
+        self._reads_end_at = time.monotonic() + READS_WITHIN_TIMEOUTS * self._config.timeout_s
         reading = self._read_package(package_id)
         if not isinstance(reading, PackageSnapshot) or reading.items is not None:
             return reading
@@ -148,8 +168,12 @@ class Oms:
 
         `first_byte_by` is a monotonic time; past it nothing is sent. Never retries.
         """
-        path = f"/api/v1/oms/packages/{package_id}/command/"
-        answer = self._call("POST", path, command.body(package_id), first_byte_by)
+        address = self._address(f"/api/v1/oms/packages/{package_id}/command/")
+        token = self._credentials.current()
+        if token is None:
+            return NotSent(LOGIN_FAILED)
+        self._line.begin(time.monotonic() + self._config.timeout_s, first_byte_by)
+        answer = self._call("POST", address, token, command.body(package_id))
         if isinstance(answer, _Answer):
             return outcome.classify(answer.status, answer.headers, answer.body, self._wall_clock())
         return Ambiguous(answer.cause) if answer.sent else NotSent(answer.cause)
@@ -159,18 +183,21 @@ class Oms:
 
         It is optional evidence: a token may well not be allowed to read it.
         """
-        answer = self._call("GET", self._config.logs_path.format(id=package_id))
-        page = _json_of(answer)
-        rows = page.get("results") if isinstance(page, Mapping) else None
+        page = self._get(self._address(self._config.logs_path.format(id=package_id)))
+        content = page.content if isinstance(page, _Document) else None
+        rows = content.get("results") if isinstance(content, Mapping) else None
         return parse_transitions(package_id, rows) if isinstance(rows, list) else None
 
-    def list_packed(self, path: str) -> ListPage | Reading:
-        """One page of packages in Packed. Raises nothing; an unreadable row makes the page `BadShape`."""
-        answer = self._call("GET", path)
-        failed = self._failed(answer)
-        if failed is not None:
-            return failed
-        page = _json_of(answer)
+    def list_packed(self, query_or_address: str) -> ListPage | Reading:
+        """One page of `GET /api/v1/oms/packages/`: by its query (`?…`), or at the address a page gave for the next."""
+        address = query_or_address
+        if address.startswith("?"):
+            address = self._address("/api/v1/oms/packages/" + query_or_address)
+        self._reads_end_at = math.inf
+        found = self._get(address)
+        if not isinstance(found, _Document):
+            return found
+        page = found.content
         rows = page.get("results") if isinstance(page, Mapping) else None
         if not isinstance(page, Mapping) or not isinstance(rows, list):
             return BadShape("the package list is not a list")
@@ -181,44 +208,53 @@ class Oms:
         return ListPage(tuple(filter(None, packages)), bool(link), following)
 
     def _read_package(self, package_id: int) -> Reading:
-        answer = self._call("GET", f"/api/v1/oms/packages/{package_id}/")
-        failed = self._failed(answer)
-        if failed is not None:
-            return failed
-        snapshot = parse_package(package_id, _json_of(answer))
+        found = self._get(self._address(f"/api/v1/oms/packages/{package_id}/"))
+        if not isinstance(found, _Document):
+            return found
+        snapshot = parse_package(package_id, found.content)
         return snapshot or BadShape("the answer is not a document of this package")
 
-    def _read_items(self, package_id: int) -> Items | Reading:
+    def _read_items(self, package_id: int) -> Items | _Unread:
         rows: list[object] = []
-        count: int | None = None
-        path: str | None = self._config.items_path.format(id=package_id)
+        count: object = None
+        address: str | None = self._address(self._config.items_path.format(id=package_id))
         for _ in range(MAX_PAGES):
-            answer = self._call("GET", path)
-            failed = self._failed(answer)
-            if failed is not None:
-                return failed
-            page = _json_of(answer)
+            if address is None:
+                break
+            found = self._get(address)
+            if isinstance(found, NotFound):
+                return Items((), "the OMS has no item list at OMS_ITEMS_PATH")
+            if not isinstance(found, _Document):
+                return found
+            page = found.content
             if not isinstance(page, Mapping) or not isinstance(page.get("results"), list):
                 return Items((), "the item list is not a list")
             rows += page["results"]
-            count = page["count"] if isinstance(page.get("count"), int) else -1
-            path = self._next(page.get("next"))
-            if path is None:
-                break
+            count, address = page.get("count"), self._next(page.get("next"))
+        if not isinstance(count, int):
+            return Items(parse_items(package_id, rows).items, "the item list does not say how many there are")
         return parse_items(package_id, rows, count)
+
+    def _address(self, path: str) -> str:
+        return self._config.base_url + path
 
     def _next(self, link: object) -> str | None:
         """The next page's address if it is on the same scheme, host and port; it may be given as a path."""
         if not isinstance(link, str) or not link:
             return None
-        url = urljoin(self._config.base_url + "/", link)
-        return url if _origin(url) == _origin(self._config.base_url) else None
+        try:
+            address = urljoin(self._address("/"), link)
+            return address if _origin(address) == _origin(self._config.base_url) else None
+        except ValueError:
+            return None
 
-    def _failed(self, answer: _Answer | _NoAnswer) -> Reading | None:
+    def _get(self, address: str) -> _Document | _Unread:
+        answer = self._get_as_whom(address)
         if isinstance(answer, _NoAnswer):
-            return ReadFailed(answer.cause)
+            out_of_time = time.monotonic() >= self._reads_end_at
+            return ReadFailed("its reads took too long together" if out_of_time else answer.cause)
         if answer.status == 200:
-            return ReadFailed("the answer is not JSON") if _json_of(answer) is _NOT_JSON else None
+            return _document(answer.body)
         if answer.status == 404:
             return NotFound()
         meaning = outcome.classify(answer.status, answer.headers, answer.body, self._wall_clock())
@@ -226,97 +262,97 @@ class Oms:
             return meaning
         return ReadFailed(f"answered {answer.status}")
 
-    def _call(
-        self, method: str, path: str | None, body: Mapping[str, Any] | None = None, first_byte_by: float | None = None
-    ) -> _Answer | _NoAnswer:
+    def _get_as_whom(self, address: str) -> _Answer | _NoAnswer:
+        """With the current token, and once more with a new one where that is refused and there is a new one."""
         token = self._credentials.current()
         if token is None:
-            return _NoAnswer("no token: the login failed", sent=False)
-        answer = self._exchange(method, path, body, first_byte_by, token)
-        # A command is not repeated here: each send has an attempt row of its own.
-        if method == "GET" and isinstance(answer, _Answer) and answer.status == 401:
+            return _NoAnswer(LOGIN_FAILED, sent=False)
+        answer = self._get_once(address, token)
+        if isinstance(answer, _Answer) and answer.status == 401:
             renewed = self._credentials.renew(token)
             if renewed is not None:
-                return self._exchange(method, path, body, first_byte_by, renewed)
+                return self._get_once(address, renewed)
         return answer
 
-    def _exchange(
-        self, method: str, path: str | None, body: Mapping[str, Any] | None, first_byte_by: float | None, token: str
+    def _get_once(self, address: str, token: str) -> _Answer | _NoAnswer:
+        self._line.begin(min(time.monotonic() + self._config.timeout_s, self._reads_end_at))
+        return self._call("GET", address, token)
+
+    def _call(
+        self, method: str, address: str, token: str, body: Mapping[str, object] | None = None
     ) -> _Answer | _NoAnswer:
-        self._line.begin(time.monotonic() + self._config.timeout_s, first_byte_by)
         headers = {"Authorization": f"{self._config.auth_scheme} {token}"}
-        return _exchange(self._client, self._line, method, path or "", body, headers)
+        return _exchange(self._client, self._line, method, address, headers, body)
 
 
 def log_in(config: OmnitronConfig, timeout_s: float) -> str | LoginFailed:
     """A token of Omnitron, which its other services accept: `POST /api/i1/auth/login/`, integration guide.
 
-    Akinon's own SDK (omnisdk 0.0.103) asks `/api/v1/auth/login/`, tried where the first is not there.
+    Akinon's own SDK (omnisdk 0.0.103) asks `/api/v1/auth/login/`; that is tried where the first is not there.
     """
     line = _Line()
     answer: _Answer | _NoAnswer = _NoAnswer("not asked", sent=False)
-    with httpx.Client(
-        base_url=config.base_url, transport=_DeadlineTransport(line), trust_env=False, headers=_HEADERS
-    ) as client:
+    with _client(line) as client:
         for path in ("/api/i1/auth/login/", "/api/v1/auth/login/"):
-            line.begin(time.monotonic() + timeout_s, None)
+            line.begin(time.monotonic() + timeout_s)
             body = {"username": config.username, "password": config.password}
-            answer = _exchange(client, line, "POST", path, body, {})
+            answer = _exchange(client, line, "POST", config.base_url + path, {}, body)
             if not isinstance(answer, _Answer) or answer.status != 404:
                 break
     if isinstance(answer, _NoAnswer):
         return LoginFailed(answer.cause)
-    document = _json_of(answer)
-    token = document.get("key") if isinstance(document, Mapping) else None
+    document = _document(answer.body)
+    content = document.content if isinstance(document, _Document) else None
+    token = content.get("key") if isinstance(content, Mapping) else None
     return token if isinstance(token, str) and token else LoginFailed(f"answered {answer.status} without a token")
+
+
+def _client(line: _Line) -> httpx.Client:
+    return httpx.Client(transport=_DeadlineTransport(line), trust_env=False, headers=_HEADERS)
 
 
 def _exchange(
     client: httpx.Client,
     line: _Line,
     method: str,
-    path: str,
-    body: Mapping[str, Any] | None,
+    address: str,
     headers: Mapping[str, str],
+    body: Mapping[str, object] | None,
 ) -> _Answer | _NoAnswer:
     try:
-        with client.stream(method, path, json=body, headers=headers) as response:
-            if response.headers.get("content-encoding", "identity") != "identity":
-                return _NoAnswer("the answer is compressed though we did not ask for that", sent=True)
-            content = bytearray()
-            for chunk in response.iter_raw():
-                content += chunk
-                if len(content) > MAX_BODY_BYTES:
-                    return _NoAnswer(f"the answer is larger than {MAX_BODY_BYTES} bytes", sent=True)
-            return _Answer(response.status_code, response.headers, bytes(content))
+        with client.stream(method, address, headers=headers, json=body) as response:
+            return _whole(response)
     except _TooLateToSend:
-        return _NoAnswer("not under way within a second of its attempt row", sent=line.sent)
+        return _NoAnswer("not under way within a second of its attempt row", sent=False)
     except _CANNOT_ANSWER as problem:
         return _NoAnswer(type(problem).__name__, sent=line.sent)
 
 
-_NOT_JSON = object()
+def _whole(response: httpx.Response) -> _Answer | _NoAnswer:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        return _NoAnswer("the answer is compressed though we did not ask for that", sent=True)
+    content = bytearray()
+    for chunk in response.iter_raw():
+        content += chunk
+        if len(content) > MAX_BODY_BYTES:
+            return _NoAnswer(f"the answer is larger than {MAX_BODY_BYTES} bytes", sent=True)
+    return _Answer(response.status_code, response.headers, bytes(content))
 
 
-def _json_of(answer: _Answer | _NoAnswer) -> object:
-    if isinstance(answer, _NoAnswer) or answer.status != 200:
-        return _NOT_JSON
+def _document(body: bytes) -> _Document | ReadFailed:
     try:
-        return json.loads(answer.body)
+        return _Document(json.loads(body))
     except (ValueError, RecursionError):
-        return _NOT_JSON
+        return ReadFailed("the answer is not JSON")
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None] | None:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        return None
+def _origin(address: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(address)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-# httpx and httpcore bound each socket operation, not the call. Here every operation gets the time that is left
-# of the whole call, and the line knows whether a byte of the request has been sent.
+# httpx and httpcore bound each socket operation, not the call. Here every operation gets the time that is left of the
+# whole call, and the line knows whether a byte of the request has been sent.
 
 
 class _TooLateToSend(Exception):
@@ -331,7 +367,7 @@ class _Line:
         self._deadline = 0.0
         self._first_byte_by: float | None = None
 
-    def begin(self, deadline: float, first_byte_by: float | None) -> None:
+    def begin(self, deadline: float, first_byte_by: float | None = None) -> None:
         self.sent = False
         self._deadline = deadline
         self._first_byte_by = first_byte_by
@@ -401,10 +437,8 @@ class _DeadlineTransport(httpx.BaseTransport):
 
     def __init__(self, line: _Line) -> None:
         self._pool = httpcore.ConnectionPool(
-            ssl_context=httpx.create_ssl_context(trust_env=False),
+            ssl_context=httpcore.default_ssl_context(),
             max_connections=1,
-            http1=True,
-            retries=0,
             network_backend=_DeadlineBackend(line),
         )
 
@@ -418,7 +452,8 @@ class _DeadlineTransport(httpx.BaseTransport):
                 content=request.stream,
             )
         )
-        return httpx.Response(response.status, headers=response.headers, stream=_Body(response))
+        headers = [one for one in response.headers if one[0].lower() not in _NOT_FOR_HTTPX]
+        return httpx.Response(response.status, headers=headers, stream=_Body(response))
 
     def close(self) -> None:
         self._pool.close()

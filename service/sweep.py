@@ -126,7 +126,7 @@ class Sweeper:
         ASSUMED: `id__gt` and `sort=id`, as the state transition log names them. Verified on every page.
         """
         while True:
-            page = self._list(f"{self._first_path()}&id__gt={cursor}&sort=id")
+            page = self._list(f"{self._first_query()}&id__gt={cursor}&sort=id")
             if isinstance(page, str):
                 yield page
                 return
@@ -144,28 +144,28 @@ class Sweeper:
         seen: set[int] = set()
         for _ in range(MAX_UNORDERED_PASSES):
             known = len(seen)
-            path: str | None = self._first_path()
-            while path is not None:
-                page = self._list(path)
+            at: str | None = self._first_query()
+            while at is not None:
+                page = self._list(at)
                 if isinstance(page, str):
                     yield page
                     return
                 fresh = tuple(package for package in page.packages if package.package_id not in seen)
                 seen.update(package.package_id for package in fresh)
                 yield _Page(fresh)
-                path = page.next_path
+                at = page.next_address
             if len(seen) == known:
                 return
         yield "the list kept changing"
 
-    def _list(self, path: str) -> ListPage | str:
+    def _list(self, query_or_address: str) -> ListPage | str:
         """One page, once the rate allows it, or why there is none."""
         while (shut := self._admitted()) is not None:
             if shut != brakes.RATE_USED_UP:
                 return shut
             if self._wait(_RATE_POLL_S):
                 return STOPPED
-        page = self._oms.list_packed(path)
+        page = self._oms.list_packed(query_or_address)
         if not isinstance(page, ListPage):
             return self._unlisted(page)
         strangers = [one for one in page.packages if not self._is_packed(one)]
@@ -181,9 +181,9 @@ class Sweeper:
                 logs.emit("brake.changed", cause=cause)
         return f"the list was not answered: {_named(reading)}"
 
-    def _first_path(self) -> str:
+    def _first_query(self) -> str:
         packed = self._config.settings.packed_status
-        return "/api/v1/oms/packages/?" + self._config.oms.list_filter.replace("{packed}", packed)
+        return "?" + self._config.oms.list_filter.replace("{packed}", packed)
 
     def _is_packed(self, package: PackageSnapshot) -> bool:
         return package.state is not None and policy.is_packed(package.state, self._config.settings)

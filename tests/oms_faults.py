@@ -80,6 +80,16 @@ def applied_then(fault: Fault) -> Fault:
     return apply
 
 
+def meanwhile(happens: Callable[[], object]) -> Fault:
+    """A good answer, and something else happens before it is given."""
+
+    def answer(oms: FaultyOms, request: Request) -> Outcome:
+        happens()
+        return oms.answer_well(request)
+
+    return answer
+
+
 def hangs(oms: FaultyOms, request: Request) -> Outcome:
     """No answer until released."""
 
@@ -133,9 +143,9 @@ def dripping() -> Fault:
     return sends(*(bytes([byte]) for byte in answer), pause_s=0.05)
 
 
-def endless() -> Fault:
+def endless(status: int = 200) -> Fault:
     """A body that does not end."""
-    return sends(b"HTTP/1.1 200 OK\r\n\r\n", *[b"x" * 65536] * 1000)
+    return sends(f"HTTP/1.1 {status} X\r\n\r\n".encode(), *[b"x" * 65536] * 1000)
 
 
 def shows(**changes: object) -> Fault:

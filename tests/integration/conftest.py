@@ -54,6 +54,7 @@ class Floor:
     clock: Clock
     config: Config
     attendant: Attendant
+    server: sandbox.Server
 
     def hint(self, package_id: int) -> None:
         with self.store.transaction() as transaction:
@@ -70,9 +71,10 @@ class Floor:
         """Turns the clock from look to look until nothing is due within that time; the explanation then."""
         end = self.clock.now + within
         self.look()
-        while (due := self.due_at(package_id)) is not None and due <= end:
+        while (due := self.due_at(package_id)) is not None and max(due, self.clock.now) <= end:
             self.clock.now = max(due, self.clock.now)
-            self.look()
+            if self.look() == 0:  # a brake holds it back
+                self.clock.turn(timedelta(seconds=1))
         return self.told(package_id)
 
     def due_at(self, package_id: int) -> datetime | None:
@@ -101,10 +103,10 @@ def floor_with(configured: Callable[..., Config], store: Database, clock: Clock)
         server = sandbox.Server(oms)
         usual = {"OMS_BASE_URL": server.url, "OMS_TOKEN": oms.token, "SHIP_SLUG": oms.slug, "OMS_TIMEOUT_S": "0.5"}
         config = configured(**usual | {"SHIP_TRANSITION_ID": str(oms.transition_id)} | variables)
-        client = Oms(config.oms)
+        client = Oms(config.oms, wall_clock=clock)
         opened.append((server, client, oms))
         attendant = Attendant(store, client, config.settings, config.lease, lambda: 0.5)
-        return Floor(oms, store, clock, config, attendant)
+        return Floor(oms, store, clock, config, attendant, server)
 
     yield make
     for server, client, oms in opened:

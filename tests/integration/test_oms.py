@@ -1,0 +1,523 @@
+"""The OMS client on real sockets: whatever answers there, each call ends in time with one value."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import oms as client
+from service import sandbox
+from service.config import OmsConfig
+from service.oms import Oms
+from service.outcome import Accepted, Ambiguous, Command, Misconfigured, NotSent, Refused, Throttled, Unauthorised
+from service.policy import BadShape, NotFound, ReadFailed
+from service.sandbox import PACKED, Request, Response
+from service.snapshot import PackageSnapshot
+from tests.oms_faults import (
+    Fault,
+    FaultyOms,
+    answers,
+    closes,
+    dripping,
+    endless,
+    hangs,
+    html,
+    resets,
+    sends,
+    shows,
+    truncated,
+)
+
+TIMEOUT_S = 0.3
+COMMAND = Command(12, None)
+TOKEN = "token-canary"
+
+
+def configured(url: str, **changes: Any) -> OmsConfig:
+    usual: dict[str, Any] = {
+        "base_url": url,
+        "token": TOKEN,
+        "auth_scheme": "Token",
+        "timeout_s": TIMEOUT_S,
+        "items_path": "/api/v1/oms/packages/package-items/?package={id}",
+        "logs_path": "/api/v1/oms/state-transition-logs/?object_id={id}",
+        "list_filter": "state__enum_value={packed}",
+        "omnitron": None,
+    }
+    return OmsConfig(**usual | changes)
+
+
+@pytest.fixture
+def stand_in() -> FaultyOms:
+    """An OMS with package 73 in Packed."""
+    stand_in = FaultyOms(token=TOKEN)
+    stand_in.create(73, [PACKED, PACKED], state=PACKED)
+    return stand_in
+
+
+@pytest.fixture
+def url(stand_in: FaultyOms) -> Iterator[str]:
+    with sandbox.serve(stand_in) as server:
+        yield server.url
+        stand_in.release.set()
+
+
+@pytest.fixture
+def oms(url: str) -> Iterator[Oms]:
+    oms = Oms(configured(url))
+    yield oms
+    oms.close()
+
+
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    """A port nobody listens on, kept from others."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+@dataclass
+class Recorder:
+    """A server that keeps each request's headers and gives the same answer to all."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b"{}"
+
+    def __post_init__(self) -> None:
+        self.heard: list[dict[str, str]] = []
+        recorder = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                recorder.heard.append({name.lower(): value for name, value in self.headers.items()})
+                self.send_response(recorder.status)
+                for name, value in recorder.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(recorder.body)))
+                self.end_headers()
+                self.wfile.write(recorder.body)
+
+            def log_message(self, *_: object) -> None:
+                """Nothing to say."""
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    recorder = Recorder()
+    yield recorder
+    recorder.stop()
+
+
+# Signed by nobody but itself; made for this test and good for nothing else.
+CERTIFICATE = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgEGtUH5io4BUF29eZ
+IN23DsieL1ae3gCEGN8x8rw8oXqhRANCAAS4AyGpe/vTlvJk8Ve52V6J2c1eWebG
+G0AfAF3wFh3ET5WOLdbFhn8zoMeeO4o0m7a7I1D8a5br0dJyfc5uDH+d
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBkTCCATagAwIBAgIUZFg3Gb2Q+wCzvgABZojVeK/dhnQwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJMTI3LjAuMC4xMCAXDTI2MTEyNDIyMTQ1OVoYDzIxMjYxMDMx
+MjIxNDU5WjAUMRIwEAYDVQQDDAkxMjcuMC4wLjEwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAAS4AyGpe/vTlvJk8Ve52V6J2c1eWebGG0AfAF3wFh3ET5WOLdbFhn8z
+oMeeO4o0m7a7I1D8a5br0dJyfc5uDH+do2QwYjAdBgNVHQ4EFgQUtywIdZa80/qQ
+2/+owR0gLJOH/iYwHwYDVR0jBBgwFoAUtywIdZa80/qQ2/+owR0gLJOH/iYwDwYD
+VR0TAQH/BAUwAwEB/zAPBgNVHREECDAGhwR/AAABMAoGCCqGSM49BAMCA0kAMEYC
+IQCdddIjZGuFXLQXX1URKKisLhib15kQ07ZvJAyTtKI7OgIhAK7p4ZAkSs+E1w4n
+JT1wQQhUkfopr63FrCrtsoi9t11l
+-----END CERTIFICATE-----
+"""
+
+
+@pytest.fixture
+def tls_heard() -> list[bytes]:
+    return []
+
+
+@pytest.fixture
+def tls_url(tmp_path: Path, tls_heard: list[bytes]) -> Iterator[str]:
+    """A server with that certificate; what it could decrypt is in `tls_heard`."""
+    (tmp_path / "certificate.pem").write_text(CERTIFICATE)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate.pem")
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return  # the test is over
+            with connection, suppress(OSError), context.wrap_socket(connection, server_side=True) as tls:
+                tls_heard.append(tls.recv(65536))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def raw(head: str, body: bytes = b"") -> Fault:
+    return sends(f"HTTP/1.1 {head}\r\n\r\n".encode() + body)
+
+
+DEEP = b"[" * 200_000
+UNUSABLE = [
+    pytest.param(closes, "RemoteProtocolError", id="closed"),
+    pytest.param(resets, "ReadError", id="reset"),
+    pytest.param(hangs, "ReadTimeout", id="no answer"),
+    pytest.param(dripping(), "ReadTimeout", id="one byte at a time"),
+    pytest.param(truncated(), "RemoteProtocolError", id="cut off"),
+    pytest.param(sends(b"\x00\xff\xfe not HTTP\r\n\r\n"), "RemoteProtocolError", id="not HTTP"),
+    pytest.param(raw("200 OK\r\nContent-Length: abc"), "RemoteProtocolError", id="length is no number"),
+    pytest.param(raw("200 OK\r\nTransfer-Encoding: chunked", b"zz\r\n"), "RemoteProtocolError", id="bad chunk"),
+    pytest.param(raw("200 OK\r\nX: " + "x" * 200_000), "RemoteProtocolError", id="endless headers"),
+    pytest.param(endless(), f"the answer is larger than {client.MAX_BODY_BYTES} bytes", id="endless body"),
+    pytest.param(
+        answers(200, b"\x1f\x8b", Content_Encoding="gzip"),
+        "the answer is compressed though we did not ask for that",
+        id="compressed",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fault", "cause"), UNUSABLE)
+def test_a_read_without_a_whole_answer_failed_and_says_how(
+    stand_in: FaultyOms, oms: Oms, fault: Fault, cause: str
+) -> None:
+    stand_in.script("read", fault)
+    began = time.monotonic()
+    assert oms.read(73) == ReadFailed(cause)
+    assert time.monotonic() - began < TIMEOUT_S + 1
+    assert isinstance(oms.read(73), PackageSnapshot)
+
+
+@pytest.mark.parametrize(("fault", "cause"), UNUSABLE)
+def test_a_command_without_a_whole_answer_may_have_been_applied(
+    stand_in: FaultyOms, oms: Oms, fault: Fault, cause: str
+) -> None:
+    stand_in.script("command", fault)
+    assert oms.command(73, COMMAND) == Ambiguous(cause)
+    assert stand_in.commands_for(73) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "reading"),
+    [
+        (html(500), ReadFailed("answered 500")),
+        (answers(204), ReadFailed("answered 204")),
+        (answers(418), ReadFailed("answered 418")),
+        (answers(200, b"<html>"), ReadFailed("the answer is not JSON")),
+        (answers(200, b"\xff\xfe\xff"), ReadFailed("the answer is not JSON")),
+        (answers(200, DEEP), ReadFailed("the answer is not JSON")),
+        (answers(200, b"9" * 5000), ReadFailed("the answer is not JSON")),
+        (answers(200, b"[]"), BadShape("the answer is not a document of this package")),
+        (shows(id=74), BadShape("the answer is not a document of this package")),
+        (answers(404), NotFound()),
+        (answers(401, b"who?"), Unauthorised(401, "who?")),
+        (answers(403), Unauthorised(403, "")),
+        (answers(302, Location="/login"), Misconfigured(302)),
+        (answers(301, Location="http://[not-an-address"), Misconfigured(301)),
+    ],
+)
+def test_every_whole_answer_to_a_read_has_a_meaning(
+    stand_in: FaultyOms, oms: Oms, fault: Fault, reading: object
+) -> None:
+    stand_in.script("read", fault)
+    assert oms.read(73) == reading
+
+
+def test_a_throttled_read_says_how_long_to_wait(stand_in: FaultyOms, oms: Oms) -> None:
+    stand_in.script("read", answers(429, Retry_After="7"))
+    answer = oms.read(73)
+    assert isinstance(answer, Throttled)
+    assert answer.retry_after.total_seconds() == 7
+
+
+# What left this machine, and where to.
+
+
+def test_a_refused_connection_sent_nothing(refusing_port: int) -> None:
+    oms = Oms(configured(f"http://127.0.0.1:{refusing_port}"))
+    assert oms.command(73, COMMAND) == NotSent("ConnectError")
+    assert oms.read(73) == ReadFailed("ConnectError")
+    oms.close()
+
+
+def test_a_command_that_is_not_under_way_in_time_is_not_sent(stand_in: FaultyOms, oms: Oms) -> None:
+    late = oms.command(73, COMMAND, first_byte_by=time.monotonic() - 0.001)
+    assert late == NotSent("not under way within a second of its attempt row")
+    assert stand_in.commands_for(73) == 0
+    assert oms.command(73, COMMAND, first_byte_by=time.monotonic() + 60) == Accepted(204)
+    assert stand_in.shipped_by_command(73) == 1
+
+
+def test_a_handshake_that_does_not_come_about_sent_nothing_within_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        oms = Oms(configured(f"https://127.0.0.1:{silent.getsockname()[1]}"))
+        began = time.monotonic()
+        assert oms.command(73, COMMAND) == NotSent("ConnectTimeout")
+        assert time.monotonic() - began < TIMEOUT_S + 1
+        oms.close()
+
+
+def test_a_connection_the_oms_closed_between_two_calls_does_not_make_the_command_ambiguous(
+    stand_in: FaultyOms, oms: Oms
+) -> None:
+    closed = threading.Event()
+
+    def answers_and_closes(faulty: FaultyOms, request: Request) -> Callable[[socket.socket], None]:
+        body = faulty.answer_well(request).body
+
+        def close(connection: socket.socket) -> None:
+            connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            connection.shutdown(socket.SHUT_WR)
+            closed.set()
+
+        return close
+
+    stand_in.script("read", answers_and_closes)
+    assert isinstance(oms.read(73), PackageSnapshot)
+    assert closed.wait(5)
+    assert oms.command(73, COMMAND) == Accepted(204)
+    assert (stand_in.commands_for(73), stand_in.shipped_by_command(73)) == (1, 1)
+
+
+def test_nothing_is_ever_sent_twice_by_the_client_itself(stand_in: FaultyOms, oms: Oms) -> None:
+    for fault in (closes, resets, hangs, html(503), answers(429, Retry_After="0"), answers(307, Location="/")):
+        stand_in.script("command", fault)
+        oms.command(73, COMMAND)
+    assert stand_in.commands_for(73) == 6
+
+
+@pytest.mark.parametrize(
+    ("fault", "answer"),
+    [
+        (answers(204), Accepted(204)),
+        (answers(200), Accepted(200)),
+        # A 204 has no body, whatever its headers say or the server appends.
+        (raw("204 No Content\r\nContent-Length: 5", b"hello"), Accepted(204)),
+        (raw("204 No Content\r\nContent-Length: abc"), Ambiguous("RemoteProtocolError")),
+        (answers(200, b"{}"), Ambiguous("unexpected body", 200)),
+        (html(502), Ambiguous("answered 502", 502, concluded=True)),
+        (answers(408), Ambiguous("answered 408", 408)),
+        (answers(406, b"no"), Refused(406, "no")),
+        (answers(404), Refused(404, "")),
+        (answers(307, Location="http://[not-an-address"), Misconfigured(307)),
+    ],
+)
+def test_every_whole_answer_to_a_command_has_a_meaning(
+    stand_in: FaultyOms, oms: Oms, fault: Fault, answer: object
+) -> None:
+    stand_in.script("command", fault)
+    assert oms.command(73, COMMAND) == answer
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_never_followed(stand_in: FaultyOms, oms: Oms, recorder: Recorder, status: int) -> None:
+    redirect = answers(status, Location=recorder.url + "/")
+    stand_in.script("read", redirect)
+    stand_in.script("command", redirect)
+    assert oms.read(73) == Misconfigured(status)
+    assert oms.command(73, COMMAND) == Misconfigured(status)
+    assert recorder.heard == []
+
+
+def test_each_request_carries_the_token_asks_for_no_compression_and_keeps_no_cookie(recorder: Recorder) -> None:
+    recorder.headers["Set-Cookie"] = "sessionid=stolen; Path=/"
+    oms = Oms(configured(recorder.url, auth_scheme="Bearer"))
+    oms.read(73)
+    oms.read(73)
+    oms.close()
+    for heard in recorder.heard:
+        assert heard["authorization"] == f"Bearer {TOKEN}"
+        assert heard["accept-encoding"] == "identity"
+        assert heard["content-type"] == "application/json"
+        assert "cookie" not in heard
+    assert len(recorder.heard) == 2
+
+
+def test_a_server_whose_certificate_is_not_trusted_never_sees_the_token(tls_url: str, tls_heard: list[bytes]) -> None:
+    oms = Oms(configured(tls_url, timeout_s=3))
+    assert oms.command(73, COMMAND) == NotSent("ConnectError")
+    assert oms.read(73) == ReadFailed("ConnectError")
+    oms.close()
+    assert tls_heard == []
+
+
+def test_the_command_names_the_package_and_only_what_is_configured(stand_in: FaultyOms, oms: Oms) -> None:
+    oms.command(73, Command(None, stand_in.slug))
+    assert [json.loads(one.body) for one in stand_in.received] == [{"slug": stand_in.slug, "package": 73}]
+
+
+# Items on pages of their own.
+
+
+@pytest.fixture
+def paged(stand_in: FaultyOms) -> FaultyOms:
+    """Package 73 does not carry its five items; the list shows two at a time."""
+    stand_in.inline_items = False
+    stand_in.page_size = 2
+    stand_in.set_items(73, [PACKED] * 4 + ["400"])
+    return stand_in
+
+
+def operations(stand_in: FaultyOms) -> list[str]:
+    return [one.operation for one in stand_in.received]
+
+
+def items_of(oms: Oms) -> tuple[int, str | None]:
+    snapshot = oms.read(73)
+    assert isinstance(snapshot, PackageSnapshot)
+    assert snapshot.items is not None
+    return len(snapshot.items.items), snapshot.items.problem
+
+
+def next_page(link: object) -> Fault:
+    """The item list with another link to the next page."""
+
+    def show(faulty: FaultyOms, request: Request) -> Response:
+        page = json.loads(faulty.answer_well(request).body)
+        return Response(200, json.dumps(page | {"next": link}).encode())
+
+    return show
+
+
+def test_items_are_read_page_by_page_and_the_package_last(paged: FaultyOms, oms: Oms) -> None:
+    assert items_of(oms) == (5, None)
+    assert operations(paged) == ["read", "items", "items", "items", "read"]
+
+
+def test_the_next_page_may_be_given_as_a_whole_address_of_the_same_origin(paged: FaultyOms, oms: Oms, url: str) -> None:
+    paged.script("items", next_page(f"{url}/api/v1/oms/packages/package-items/?package=73&page=2"))
+    assert items_of(oms) == (5, None)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "{elsewhere}/api/v1/oms/packages/package-items/?page=2",
+        "//{elsewhere_host}/?page=2",
+        "https://{host}/api/v1/oms/packages/package-items/?package=73&page=2",
+        "http://[not-an-address",
+        "http://127.0.0.1:port/",
+        "http://\ud800/",
+        "javascript:alert(1)",
+        73,
+    ],
+)
+def test_the_token_follows_no_link_to_another_origin(
+    paged: FaultyOms, oms: Oms, url: str, recorder: Recorder, link: object
+) -> None:
+    if isinstance(link, str):
+        link = link.replace("{elsewhere}", recorder.url).replace("{host}", url.removeprefix("http://"))
+        link = link.replace("{elsewhere_host}", recorder.url.removeprefix("http://"))
+    paged.always("items", next_page(link))
+    assert items_of(oms) == (2, "the OMS counts 5 items and lists 2")
+    assert operations(paged) == ["read", "items", "read"]
+    assert recorder.heard == []
+
+
+@pytest.mark.parametrize("link", ["/ü?package=73", "/\ud800", "/a b\r\nX: y", "?page=%00"])
+def test_any_text_as_a_link_of_the_same_origin_is_asked_for_without_harm(paged: FaultyOms, oms: Oms, link: str) -> None:
+    paged.script("items", next_page(link))
+    oms.read(73)
+    assert isinstance(oms.read(73), PackageSnapshot)
+
+
+def test_pages_without_end_are_left_after_the_hundredth(paged: FaultyOms, oms: Oms) -> None:
+    paged.always("items", next_page("/api/v1/oms/packages/package-items/?package=73"))
+    assert items_of(oms)[1] == "an item is listed twice"
+    assert operations(paged).count("items") == client.MAX_PAGES
+
+
+def test_the_reads_of_one_look_together_end_within_twice_the_timeout(paged: FaultyOms, oms: Oms) -> None:
+    slow = next_page("/api/v1/oms/packages/package-items/?package=73")
+
+    def slowly(faulty: FaultyOms, request: Request) -> Any:
+        faulty.release.wait(TIMEOUT_S / 3)
+        return slow(faulty, request)
+
+    paged.always("items", slowly)
+    began = time.monotonic()
+    assert oms.read(73) == ReadFailed("its reads took too long together")
+    assert oms.transition_log(73) is None
+    assert time.monotonic() - began < 2 * TIMEOUT_S + 1
+    paged.always("items", None)
+    assert isinstance(oms.read(73), PackageSnapshot)
+
+
+@pytest.mark.parametrize(
+    ("fault", "problem"),
+    [
+        (answers(404), "the OMS has no item list at OMS_ITEMS_PATH"),
+        (answers(200, b"[]"), "the item list is not a list"),
+        (answers(200, b'{"results": {}}'), "the item list is not a list"),
+        (answers(200, b'{"results": []}'), "the item list does not say how many there are"),
+        (answers(200, b'{"results": [], "count": "0"}'), "the item list does not say how many there are"),
+    ],
+)
+def test_what_is_no_item_list_is_never_taken_for_a_complete_one(
+    paged: FaultyOms, oms: Oms, fault: Fault, problem: str
+) -> None:
+    paged.script("items", fault)
+    assert items_of(oms) == (0, problem)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reading"), [(html(502), ReadFailed("answered 502")), (answers(403), Unauthorised(403, ""))]
+)
+def test_without_its_items_a_package_is_not_read(paged: FaultyOms, oms: Oms, fault: Fault, reading: object) -> None:
+    paged.script("items", next_page("/api/v1/oms/packages/package-items/?package=73&page=2"), fault)
+    assert oms.read(73) == reading
+
+
+# The transition log is evidence where there is one, and nothing where not.
+
+
+def test_the_log_names_the_transition_that_shipped_the_package(stand_in: FaultyOms, oms: Oms) -> None:
+    oms.command(73, COMMAND)
+    log = oms.transition_log(73)
+    assert log is not None
+    assert [(entry.transition, entry.new and entry.new.value) for entry in log] == [("12", stand_in.shipped)]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(answers(status) for status in (204, 302, 401, 403, 404, 429, 500)),
+        answers(200, b"{}"),
+        answers(200, b"no JSON"),
+        closes,
+        hangs,
+    ],
+)
+def test_a_log_that_does_not_answer_is_no_evidence(stand_in: FaultyOms, oms: Oms, fault: Fault) -> None:
+    stand_in.script("log", fault)
+    assert oms.transition_log(73) is None
