@@ -101,7 +101,7 @@ def floor_with(configured: Callable[..., Config], store: Database, clock: Clock)
     def make(oms: FaultyOms | None = None, **variables: str) -> Floor:
         oms = oms or FaultyOms(clock=clock)
         server = sandbox.Server(oms)
-        usual = {"OMS_BASE_URL": server.url, "OMS_TOKEN": oms.token, "SHIP_SLUG": oms.slug, "OMS_TIMEOUT_S": "0.5"}
+        usual = {"OMS_BASE_URL": server.url, "OMS_TOKEN": oms.token, "SHIP_SLUG": oms.slug, "OMS_TIMEOUT_S": "5"}
         config = configured(**usual | {"SHIP_TRANSITION_ID": str(oms.transition_id)} | variables)
         client = Oms(config.oms, wall_clock=clock)
         opened.append((server, client, oms))
