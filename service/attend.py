@@ -191,7 +191,8 @@ def _release(transaction: Transaction, claimed: Claim, verdict: Verdict) -> None
 
 
 def _described(attempt: Attempt, answer: CommandAnswer) -> str:
-    detail = getattr(answer, "cause", None) or getattr(answer, "words", None) or getattr(answer, "status", "")
+    """Without the OMS's words, which may quote anything: they stand in the attempt's row alone."""
+    detail = getattr(answer, "cause", None) or getattr(answer, "status", "")
     return f"{attempt.outcome} ({detail})"
 
 

@@ -51,7 +51,9 @@ EVENTS: Mapping[str, Event] = {
         ("event_uuid", "event_type", "package_id", "secret_index"),
     ),
     "delivery.duplicate": Event(
-        logging.INFO, "A delivery's uuid was known.", ("event_uuid", "event_type", "package_id", "secret_index")
+        logging.INFO,
+        "A delivery's uuid was known.",
+        ("event_uuid", "event_type", "package_id", "reason", "secret_index"),
     ),
     "delivery.ignored": Event(
         logging.INFO,
@@ -100,9 +102,12 @@ EVENTS: Mapping[str, Event] = {
         ("package_id", "error", "trace"),
         alert=True,
     ),
-    "operator.acted": Event(logging.INFO, "A person used the command line.", ("action", "package_id")),
     "sandbox.started": Event(logging.INFO, "The stand-in OMS listens on loopback.", ("url",)),
-    "library.message": Event(logging.INFO, "A line of a library.", ("logger", "message")),
+    "library.message": Event(
+        logging.WARNING,
+        "A line of a library, at its own level: its text without the values, none where they cannot be told apart.",
+        ("logger", "where", "message", "error", "trace"),
+    ),
 }
 
 _logger = logging.getLogger("autoship")
@@ -120,12 +125,22 @@ def trace_of(problem: BaseException) -> str:
 
 
 def configure(level: str, form: str | None, zone: tzinfo) -> None:
-    """Sends every line of this process to stdout: as text on a terminal, else as JSON, unless `form` says which."""
+    """Sends every line of this process to stdout: as text on a terminal, else as JSON, unless `form` says which.
+
+    That includes the lines of libraries that came with handlers of their own, gunicorn above all.
+    """
     handler = logging.StreamHandler(sys.stdout)
     as_text = form == "text" or (form is None and sys.stdout.isatty())
     handler.setFormatter(_TextFormatter(zone) if as_text else _JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in list(logging.root.manager.loggerDict):
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
     _logger.setLevel(level)
+    logging.captureWarnings(True)
+    # A line that cannot be written is lost; Python would print its values and a traceback instead.
+    logging.raiseExceptions = False
 
 
 class _JsonFormatter(logging.Formatter):
@@ -148,15 +163,20 @@ class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event, fields = _event_of(record)
         moment = datetime.fromtimestamp(record.created, self._zone)
-        return f"{moment:%H:%M:%S}  {event:<24} " + " ".join(f"{name}={value}" for name, value in fields.items())
+        told = " ".join(f"{name}={value}" for name, value in fields.items())
+        return f"{moment:%H:%M:%S}  {event:<24} {told}"
 
 
 def _event_of(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
     fields = getattr(record, "fields", None)
-    if fields is not None:
-        return record.getMessage(), fields
-    message = " ".join(record.getMessage().split())
-    found = {"logger": record.name, "message": message}
+    return ("library.message", _library_fields(record)) if fields is None else (record.getMessage(), fields)
+
+
+def _library_fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What is safe of a library's line: its values may quote a request, a password or an answer."""
+    told = {"logger": record.name, "where": f"{record.filename}:{record.lineno} {record.funcName}"}
+    if record.args and isinstance(record.msg, str):
+        told["message"] = " ".join(record.msg.split())
     if record.exc_info and record.exc_info[1] is not None:
-        found |= {"error": type(record.exc_info[1]).__name__, "trace": trace_of(record.exc_info[1])}
-    return "library.message", found
+        told |= {"error": type(record.exc_info[1]).__name__, "trace": trace_of(record.exc_info[1])}
+    return told

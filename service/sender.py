@@ -25,11 +25,13 @@ def sign(secret: str, body: bytes) -> str:
 def headers(
     event_type: str, body: bytes, secret: str | None, additional: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """The request's headers; `additional` ones win, as they do there."""
+    """The request's headers; `additional` ones win whatever their case, and an empty secret signs nothing."""
     made = {"Content-Type": "application/json", "X-Whisperer-Event": event_type}
-    if secret is not None:
+    if secret:
         made["X-Whisperer-Signature"] = sign(secret, body)
-    return made | dict(additional or {})
+    added = additional or {}
+    taken = {name.lower() for name in added}
+    return {name: value for name, value in made.items() if name.lower() not in taken} | dict(added)
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float = TIMEOUT_S) -> int | None:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.datastructures import Headers
+from werkzeug.test import EnvironBuilder
 
-from service import inbox
+from service import inbox, sandbox
 from service.config import Config
 from service.database import Database, deliveries, metadata, packages, quarantine
+from service.sandbox import Request
 from service.web import MAX_BODY_BYTES, create_app
-from tests.conftest import SECRET, a_document, deliver, signed
+from tests import oms_faults
+from tests.conftest import SECRET, a_document, deliver, on_sqlite, signed
+from tests.integration.conftest import Clock, Floor
+from tests.oms_faults import FaultyOms, Outcome
 
 URL = "/webhooks/oms/packages"
 
@@ -199,12 +210,14 @@ def test_unusable_but_authentic_deliveries_are_quarantined_so_that_they_are_not_
 
 
 def test_text_no_database_can_store_is_cleaned(client: FlaskClient, database: Database) -> None:
-    body = (
-        b'{"event": {"type": "package.\\u0000\\ud800x"}, "payload": {"id": 5, "state": {"enum_value": "5\\u000000"}}}'
+    state = b'{"enum_class": "\\udfff", "enum_value": "5\\u000000"}'
+    event = b'{"type": "package.\\u0000\\ud800' + b"x" * 300 + b'"}'
+    assert (
+        deliver(client, b'{"event": ' + event + b', "payload": {"id": 5, "state": ' + state + b"}}").status_code == 202
     )
-    assert deliver(client, body).status_code == 202
     [row] = rows(database, deliveries)
-    assert row["event_type"] == "package.\ufffd\ufffdx"
+    assert row["event_type"] == "package.\ufffd\ufffd" + "x" * 190
+    assert (row["state_class"], row["state_value"]) == ("\ufffd", "5\ufffd00")
 
 
 def test_a_delivery_without_uuid_is_accepted_and_every_time_a_row_of_its_own(
@@ -266,6 +279,135 @@ def test_a_locked_database_is_503_with_retry_after_and_nothing_is_lost_or_stored
     assert rows(database, deliveries) == []
     assert deliver(client, a_document()).json["status"] == "accepted"
     assert client.get("/readyz").status_code == 200
+
+
+def test_a_locked_database_is_answered_503_within_five_seconds(
+    configured: Callable[..., Config], database: Database, database_url: str
+) -> None:
+    with locked(database_url):
+        began = time.monotonic()
+        answer = deliver(create_app(configured(), Database(database_url)).test_client(), a_document())
+        took_s = time.monotonic() - began
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert took_s < 5
+
+
+def test_the_answer_begins_only_after_the_commit(app: Flask, database_url: str) -> None:
+    """Another connection sees the delivery and its hint at the moment the status line is made."""
+    seen: list[tuple[str, list[Any]]] = []
+    query = sa.select(deliveries.c.fate, packages.c.hinted).where(deliveries.c.package_id == packages.c.package_id)
+
+    def start_response(status: str, headers: object, exc_info: object = None) -> Callable[[bytes], object]:
+        with Database(database_url).reading() as transaction:
+            seen.append((status, [tuple(row) for row in transaction.execute(query)]))
+        return lambda chunk: None
+
+    body = encoded(a_document())
+    environ = EnvironBuilder(URL, method="POST", data=body, headers=Headers(signed(body))).get_environ()
+    b"".join(app(environ, start_response))
+    assert seen == [("202 ACCEPTED", [("accepted", True)])]
+
+
+@on_sqlite
+def test_a_commit_is_on_the_disk_before_it_returns(database: Database) -> None:
+    with database.reading() as transaction:
+        for pragma, wanted in (("synchronous", 2), ("journal_mode", "wal")):
+            assert transaction.execute(sa.text(f"PRAGMA {pragma}")).scalar() == wanted
+
+
+def test_no_delivery_makes_the_web_process_talk_to_the_oms(
+    configured: Callable[..., Config], database: Database
+) -> None:
+    """The OMS hangs: its connections are never accepted. None was even asked for."""
+    with socket.create_server(("127.0.0.1", 0)) as oms:
+        oms.setblocking(False)
+        config = configured(OMS_BASE_URL=f"http://127.0.0.1:{oms.getsockname()[1]}")
+        client = create_app(config, database).test_client()
+        answers = [deliver(client, document).status_code for document in (a_document(), a_document(), a_document("x"))]
+        assert answers == [202, 202, 202]
+        assert client.get("/readyz").status_code == 200
+        with pytest.raises(BlockingIOError):
+            oms.accept()
+
+
+def test_one_transition_under_a_thousand_uuids_is_one_command(floor: Floor) -> None:
+    floor.oms.create(73, [sandbox.PACKED], state=sandbox.PACKED)
+    client = create_app(floor.config, floor.store).test_client()
+    for n in range(1000):
+        assert deliver(client, a_document(uuid=f"{n:032x}")).status_code == 202
+    floor.run(73)
+    assert floor.where(73) == ("shipped", None)
+    assert floor.oms.commands_for(73) == 1
+    assert {(row["fate"], row["seen"]) for row in rows(floor.store, deliveries)} == {("accepted", 1)}
+
+
+HOSTILE = "../74/command/?package=74#\r\nHost: evil.example\r\n\r\nhttp://evil.example/%2e%2e/@{id}"
+
+
+@dataclass(kw_only=True)
+class HostileOms(FaultyOms):
+    """Keeps where it was asked, and fills every text of its documents that may hold anything."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def answer(self, request: Request) -> Outcome:
+        self.asked.append(f"{request.method} {request.path} {dict(request.query)}")
+        return super().answer(request)
+
+    def document(self, package: sandbox.Package) -> dict[str, Any]:
+        document = super().document(package)
+        texts = {key: HOSTILE for key, value in document.items() if isinstance(value, str) and key != "modified_date"}
+        links = {"url": HOSTILE, "next": HOSTILE, "href": HOSTILE, "shipment": {"id": HOSTILE}, HOSTILE: HOSTILE}
+        return document | texts | links | {"stock_location": {"erp_code": HOSTILE}}
+
+
+def test_the_package_id_is_the_only_value_of_a_payload_or_document_that_reaches_a_url(
+    floor_with: Callable[..., Floor], clock: Clock
+) -> None:
+    oms = HostileOms(clock=clock, inline_items=False)
+    floor = floor_with(oms)
+    oms.create(73, [sandbox.PACKED], state=sandbox.PACKED)
+    document = a_document(type=f"package.{HOSTILE}", number=HOSTILE, city=HOSTILE, order_id=HOSTILE, url=HOSTILE)
+    document |= {"url": HOSTILE, "callback": HOSTILE}
+    document["payload"]["state"] |= {"name": HOSTILE, "enum_class": None}
+    oms.script("command", oms_faults.applied_then(oms_faults.hangs))
+    assert deliver(create_app(floor.config, floor.store).test_client(), document).status_code == 202
+    assert floor.run(73)["state"] == "shipped"
+    assert set(oms.asked) == {
+        "GET /api/v1/oms/packages/73/ {}",
+        "GET /api/v1/oms/packages/package-items/ {'package': '73'}",
+        "POST /api/v1/oms/packages/73/command/ {}",
+        "GET /api/v1/oms/state-transition-logs/ {'object_id': '73'}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("length", "is_kept"), [(inbox.MAX_QUARANTINED_BYTES, True), (inbox.MAX_QUARANTINED_BYTES + 1, False)]
+)
+def test_a_quarantined_body_is_kept_whole_up_to_64_kib(
+    client: FlaskClient, database: Database, length: int, is_kept: bool
+) -> None:
+    body = b"[" + b" " * (length - 2) + b"]"
+    assert deliver(client, body).json["status"] == "quarantined"
+    assert [row["body"] for row in rows(database, quarantine)] == [body] * is_kept
+    assert len(rows(database, deliveries)) == 1
+
+
+def test_a_thousand_quarantined_bodies_are_kept_at_most_and_each_for_14_days(
+    configured: Callable[..., Config], store: Database, clock: Clock
+) -> None:
+    client = create_app(configured(), store).test_client()
+    with store.transaction() as transaction:
+        kept = [{"delivery_id": -n, "received_at": transaction.now, "body": b"[]"} for n in range(1, 1000)]
+        transaction.execute(sa.insert(quarantine), kept)
+    clock.turn(timedelta(days=14))
+    for _ in range(2):
+        assert deliver(client, b"[]").json["status"] == "quarantined"
+    assert len(rows(store, quarantine)) == 1000
+    clock.turn(timedelta(seconds=1))
+    assert deliver(client, b"[1]").json["status"] == "quarantined"
+    assert [row["body"] for row in rows(store, quarantine)] == [b"[]", b"[1]"]
+    assert len(rows(store, deliveries)) == 3
 
 
 @contextmanager

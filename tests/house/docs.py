@@ -1,0 +1,70 @@
+"""The pages that are tables of the code. `python -m tests.house.docs` writes them; a test compares."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from service.explain import MEANINGS
+from service.logs import EVENTS
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def pages() -> dict[str, str]:
+    """Each page's text by its file name."""
+    return {"logs.md": _logs(), "states.md": _states()}
+
+
+def _logs() -> str:
+    rows = (
+        (
+            f"`{name}`",
+            logging.getLevelName(event.level).lower(),
+            event.meaning,
+            " ".join(f"`{field}`" for field in event.fields),
+            "yes" if event.alert else "",
+        )
+        for name, event in EVENTS.items()
+    )
+    return _LOGS + _table(("event", "level", "what it means", "fields", "alert"), rows)
+
+
+def _states() -> str:
+    rows = (
+        (f"`{state}`", f"`{reason}`" if reason else "", meaning, advice)
+        for (state, reason), (meaning, advice) in MEANINGS.items()
+    )
+    return _STATES + _table(("state", "reason", "what it means", "what to do"), rows)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+_LOGS = """\
+# Logs
+
+One line on stdout for each event: JSON, or text on a terminal (`LOG_FORMAT`). Every line has `at` (UTC), `level` and
+`event`; a field that has no value is left out. No line holds a payload, a secret, personal data or the OMS's own words.
+An event marked under alert is one that somebody should be told of.
+
+This page is made from `service/logs.py` by `python -m tests.house.docs`.
+
+"""
+
+_STATES = """\
+# States
+
+Where a package stands and why, as `autoship explain ID` shows it. A package that needs attention and is held is
+commanded again only after `autoship recheck ID`, or when it is packed anew.
+
+This page is made from `service/explain.py` by `python -m tests.house.docs`.
+
+"""
+
+if __name__ == "__main__":
+    for name, text in pages().items():
+        (DOCS / name).write_text(text, encoding="utf-8")

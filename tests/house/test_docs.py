@@ -1,0 +1,20 @@
+"""The pages that are tables of the code are equal to it, and the tables are complete."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.explain import MEANINGS
+from service.policy import CaseState, Reason
+from tests.house import docs
+
+
+@pytest.mark.parametrize("name", docs.pages())
+def test_the_page_is_what_the_code_says(name: str) -> None:
+    written = (docs.DOCS / name).read_text(encoding="utf-8")
+    assert written == docs.pages()[name], "run: python -m tests.house.docs"
+
+
+def test_every_state_and_every_reason_is_explained() -> None:
+    assert {state for state, _ in MEANINGS} == set(CaseState)
+    assert {reason for _, reason in MEANINGS} == {*Reason, None}
