@@ -45,6 +45,9 @@ EVENTS: Mapping[str, Event] = {
         ("where", "cause"),
         alert=True,
     ),
+    "clock.set_back": Event(
+        logging.WARNING, "The database's clock was set back; what was put off is put off as long as before.", ("by_s",)
+    ),
     "delivery.accepted": Event(
         logging.INFO,
         "A delivery was stored and its package is looked at.",

@@ -24,7 +24,7 @@ from service.worklist import Claim
 
 HEARTBEAT_S = 10
 DRAIN_WITHIN_S = 8
-_LISTEN_AGAIN_AFTER_S = 1
+_LISTEN_AGAIN_AFTER_S = 5
 
 
 class Worker:
@@ -128,6 +128,7 @@ class Worker:
         if self._heard_at is not None and time.monotonic() - self._heard_at < HEARTBEAT_S:
             return
         with self._database.transaction() as transaction:
+            set_back = worklist.follow_clock(transaction)
             now = transaction.now
             insert = self._database.insert(workers).values(
                 worker=self._name, version=__version__, started_at=now, seen_at=now
@@ -136,6 +137,8 @@ class Worker:
             transaction.execute(beat)
             transaction.execute(sa.delete(workers).where(workers.c.seen_at < now - 360 * self._config.lease))
         self._heard_at = time.monotonic()
+        if set_back is not None:
+            logs.emit("clock.set_back", by_s=set_back.total_seconds())
 
     def _drain(self, threads: int, deadline: float) -> int:
         for _ in range(threads):

@@ -11,11 +11,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from service import brakes, logs
-from service.database import Database, Instant, Transaction, packages
+from service.database import Database, Instant, Transaction, attempts, deliveries, packages, workers
+from service.database import brakes as brakes_table
 from service.policy import Case, CaseState, Check, Evidence, Reason
 from service.wire import StateValue
 
 MIN_LOOK_INTERVAL = timedelta(seconds=1)
+CLOCK_STEP = timedelta(hours=3)
+_OMS_TIMES = {"modified_at", "left_modified_at"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +227,33 @@ def look_again_at(transaction: Transaction, reason: Reason) -> None:
     transaction.execute(due_now.values(due_at=transaction.now))
 
 
+def follow_clock(transaction: Transaction) -> timedelta | None:
+    """Finds that the database's clock was set back, by heartbeats of the future, and takes every time along.
+
+    By how much, or None. Nothing is put off by more than half of the least step that is noticed, so a time
+    further away than half a step can only be one of the clock before.
+    """
+    now = transaction.now
+    last_heartbeat: datetime | None = transaction.execute(sa.select(sa.func.max(workers.c.seen_at))).scalar()
+    if last_heartbeat is None or last_heartbeat - now < CLOCK_STEP:
+        return None
+    step = last_heartbeat - now
+    for table in (brakes_table, deliveries, packages, attempts, workers):
+        ours = [column for column in table.c if isinstance(column.type, Instant) and column.name not in _OMS_TIMES]
+        ahead = [column > now + step / 2 for column in ours]
+        earlier = {
+            column.name: sa.case((is_ahead, _earlier(column, step)), else_=column)
+            for column, is_ahead in zip(ours, ahead, strict=True)
+        }
+        transaction.execute(sa.update(table).where(sa.or_(*ahead)).values(earlier))
+    return step
+
+
+def _earlier(column: sa.ColumnElement[Any], step: timedelta) -> sa.ColumnElement[Any]:
+    step_us = step // timedelta(microseconds=1)
+    return sa.type_coerce(sa.type_coerce(column, sa.BigInteger) - step_us, Instant())
+
+
 def case_of(row: sa.RowMapping) -> Case:
     """The case in a row of `packages`."""
     values = {name: row[name] for name in _PLAIN}
@@ -303,8 +333,7 @@ def _claim_of(row: sa.RowMapping) -> Claim | None:
 
 def _not_before_last_look(now: datetime) -> sa.ColumnElement[Any]:
     """A second after the last look; now, if that is past or, after a clock was set back, far away."""
-    soonest_us = sa.type_coerce(packages.c.last_look_at, sa.BigInteger) + MIN_LOOK_INTERVAL // timedelta(microseconds=1)
-    soonest = sa.type_coerce(soonest_us, Instant())
+    soonest = _earlier(packages.c.last_look_at, -MIN_LOOK_INTERVAL)
     near = sa.and_(soonest > now, soonest <= now + MIN_LOOK_INTERVAL)
     return sa.case((near, soonest), else_=sa.literal(now, Instant()))
 

@@ -162,10 +162,3 @@ def test_a_connection_the_server_closed_is_replaced_before_it_is_used(database: 
         closed = transaction.execute(sa.text(f"{others} AND datname = current_database()")).scalars().all()
     assert closed == [True]
     database.probe_write()
-
-
-@on_sqlite
-def test_sqlite_is_as_durable_as_promised(database: Database) -> None:
-    with database.reading() as transaction:
-        assert transaction.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
-        assert transaction.execute(sa.text("PRAGMA synchronous")).scalar() == 2

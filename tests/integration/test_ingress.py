@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import socket
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -26,7 +25,7 @@ from service.database import Database, deliveries, metadata, packages, quarantin
 from service.sandbox import Request
 from service.web import MAX_BODY_BYTES, create_app
 from tests import oms_faults
-from tests.conftest import SECRET, a_document, deliver, signed
+from tests.conftest import SECRET, a_document, deliver, on_sqlite, signed
 from tests.integration.conftest import Clock, Floor
 from tests.oms_faults import FaultyOms, Outcome
 
@@ -296,19 +295,20 @@ def test_a_locked_database_is_answered_503_within_five_seconds(
 def test_the_answer_begins_only_after_the_commit(app: Flask, database_url: str) -> None:
     """Another connection sees the delivery and its hint at the moment the status line is made."""
     seen: list[tuple[str, list[Any]]] = []
+    query = sa.select(deliveries.c.fate, packages.c.hinted).where(deliveries.c.package_id == packages.c.package_id)
 
     def start_response(status: str, headers: object, exc_info: object = None) -> Callable[[bytes], object]:
-        with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as other:
-            stored = other.execute("SELECT fate, hinted FROM deliveries JOIN packages USING (package_id)").fetchall()
-        seen.append((status, stored))
+        with Database(database_url).reading() as transaction:
+            seen.append((status, [tuple(row) for row in transaction.execute(query)]))
         return lambda chunk: None
 
     body = encoded(a_document())
     environ = EnvironBuilder(URL, method="POST", data=body, headers=Headers(signed(body))).get_environ()
     b"".join(app(environ, start_response))
-    assert seen == [("202 ACCEPTED", [("accepted", 1)])]
+    assert seen == [("202 ACCEPTED", [("accepted", True)])]
 
 
+@on_sqlite
 def test_a_commit_is_on_the_disk_before_it_returns(database: Database) -> None:
     with database.reading() as transaction:
         for pragma, wanted in (("synchronous", 2), ("journal_mode", "wal")):

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from service import brakes, journal, worklist
 from service.brakes import Operation
-from service.database import Database
-from service.outcome import Ambiguous, Command, CommandAnswer, NotSent, Unauthorised
+from service.database import Database, workers
+from service.outcome import Ambiguous, Command, CommandAnswer, NotSent, Throttled, Unauthorised
 from service.policy import CaseState, NotFound, ReadFailed, Reading, Reason
 from service.worklist import Claim
 from tests.integration.conftest import Clock
@@ -176,6 +176,29 @@ def test_a_clock_set_back_by_a_day_does_not_keep_a_hint_waiting(store: Database,
     clock.turn(-timedelta(days=1))
     hint(store, 73)
     assert claim(store)[73].hinted
+
+
+def test_after_a_clock_was_set_back_everything_is_due_as_soon_as_before(store: Database, clock: Clock) -> None:
+    hint(store, 73, 74, 75)
+    claims = claim(store)
+    release(store, claims[73], clock.now + timedelta(hours=1))
+    with store.transaction() as transaction:
+        brakes.note_answer(transaction, 75, Operation.READ, Throttled(timedelta(minutes=15)))
+        worker = {"worker": "w", "version": "1", "started_at": clock.now, "seen_at": clock.now}
+        transaction.execute(sa.insert(workers).values(worker))
+        journal.open_attempt(transaction, 74, 1, 1, Command(12, None), timedelta(seconds=12))
+        assert worklist.follow_clock(transaction) is None
+    clock.turn(-timedelta(days=1))
+    with store.transaction() as transaction:
+        assert worklist.follow_clock(transaction) == timedelta(days=1)
+    with store.transaction() as transaction:
+        assert worklist.follow_clock(transaction) is None
+        [attempt] = journal.attempts_of(transaction, 74, 1)
+        assert attempt.deadline_at == clock.now + timedelta(seconds=12)
+        assert brakes.read(transaction).hold_off_until == clock.now + timedelta(minutes=15)
+    assert due_at(store, 73) == clock.now + timedelta(hours=1)
+    clock.turn(timedelta(minutes=15))
+    assert set(claim(store)) == {74, 75}
 
 
 @pytest.mark.parametrize("said", [ReadFailed("ReadTimeout"), Ambiguous("ReadTimeout"), NotSent("ConnectTimeout")])
