@@ -121,6 +121,8 @@ def trace_of(problem: BaseException) -> str:
 
 def configure(level: str, form: str | None, zone: tzinfo) -> None:
     """Sends every line of this process to stdout: as text on a terminal, else as JSON, unless `form` says which."""
+    # Whoever reads the lines may go away; that must neither stop the work nor print tracebacks.
+    logging.raiseExceptions = False
     handler = logging.StreamHandler(sys.stdout)
     as_text = form == "text" or (form is None and sys.stdout.isatty())
     handler.setFormatter(_TextFormatter(zone) if as_text else _JsonFormatter())
@@ -139,7 +141,7 @@ class _JsonFormatter(logging.Formatter):
 
 
 class _TextFormatter(logging.Formatter):
-    """For eyes: local time, event, fields."""
+    """For eyes: local time, event, package, then the other fields, the long uuid last."""
 
     def __init__(self, zone: tzinfo) -> None:
         super().__init__()
@@ -148,7 +150,12 @@ class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event, fields = _event_of(record)
         moment = datetime.fromtimestamp(record.created, self._zone)
-        return f"{moment:%H:%M:%S}  {event:<24} " + " ".join(f"{name}={value}" for name, value in fields.items())
+        package_id = fields.get("package_id", "")
+        others = sorted(
+            fields.keys() - {"package_id"}, key=lambda name: (name == "event_uuid", list(fields).index(name))
+        )
+        told = " ".join(f"{name}={fields[name]}" for name in others)
+        return f"{moment:%H:%M:%S}  {event:<23} {package_id:>8}  {told}".rstrip()
 
 
 def _event_of(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
