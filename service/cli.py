@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -173,7 +174,8 @@ def explain_command(package_id: int, as_json: bool) -> None:
     config, database = _stored()
     told = explain.stored(database, package_id)
     if told is None:
-        told = explain.unseen(database, Oms(config.oms), config.settings, package_id)
+        with closing(Oms(config.oms)) as oms:
+            told = explain.unseen(database, oms, config.settings, package_id)
     if as_json:
         _print_json(told)
     else:
@@ -254,7 +256,8 @@ def rules_check(context: click.Context, path: str | None, as_json: bool) -> None
 def rules_test(package_id: int, as_json: bool) -> None:
     """Read a package from the OMS and say which rule decides about it."""
     config = _config()
-    reading = Oms(config.oms).read(package_id)
+    with closing(Oms(config.oms)) as oms:
+        reading = oms.read(package_id)
     if isinstance(reading, NotFound):
         raise click.ClickException(f"the OMS does not know package {package_id}")
     if not isinstance(reading, PackageSnapshot):
