@@ -10,14 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 _OF_A_REAL_OMS = ("OMS_", "OMNITRON_", "SHIP", "WEBHOOK_", "DATABASE_URL", "DB_", "PORT", "RULES_FILE", "LOG_", "MODE")
-PATIENCE_S = 60.0
+# Generous: a busy machine takes its time to start a few processes.
+PATIENCE_S = 120.0
 T = TypeVar("T")
 
 
@@ -70,23 +71,17 @@ class Running:
     def told(self) -> str:
         return f"exit code {self.process.poll()}\n" + "\n".join([*self.out, "--", *self.err])
 
-    def family(self) -> set[int]:
-        """The process, its children and theirs."""
-        found, new = set[int](), {self.process.pid}
-        while new:
-            found |= new
-            new = {child for parent in new for child in _children(parent)} - found
-        return found
-
 
 @contextmanager
-def running(*arguments: str, cwd: Path, **variables: str) -> Iterator[Running]:
-    """The command in the background. Whatever is left of it at the end is killed."""
+def running(
+    *arguments: str, cwd: Path, variables: Mapping[str, str], stdout: int = subprocess.PIPE
+) -> Iterator[Running]:
+    """The command in the background, in a session of its own. Whatever is left of it at the end is killed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "service", *arguments],
         cwd=cwd,
         env=environment(**variables),
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -111,12 +106,12 @@ def running(*arguments: str, cwd: Path, **variables: str) -> Iterator[Running]:
                 stream.close()
 
 
-def eventually(look: Callable[[], T | None], otherwise: Callable[[], str], within_s: float = PATIENCE_S) -> T:
+def eventually(look: Callable[[], T | None], otherwise: Callable[[], str], every_s: float = 0.05) -> T:
     """What `look` finds as soon as it finds something."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + PATIENCE_S
     while (found := look()) is None:
         assert time.monotonic() < deadline, otherwise()
-        time.sleep(0.05)
+        time.sleep(every_s)
     return found
 
 
@@ -135,9 +130,27 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def _children(pid: int) -> set[int]:
+def family(pid: int) -> set[int]:
+    """A process, its children and theirs."""
+    found, new = set[int](), {pid}
+    while new:
+        found |= new
+        new = {child for parent in new for child in children(parent)} - found
+    return found
+
+
+def children(pid: int) -> set[int]:
+    """The processes whose parent this one is."""
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
     return {int(child) for child in found.stdout.split()}
+
+
+def command_line(pid: int) -> str:
+    """How a process was started, its arguments apart by NUL; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _collect(stream: Iterable[str] | None, lines: list[str]) -> None:

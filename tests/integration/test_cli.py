@@ -497,7 +497,7 @@ def test_explanation_lines_up(autoship: Autoship, oms: FaultyOms, at_oms: dict[s
 
 def test_process_waits_for_the_migration_then_works_and_ends_with_0(tmp_path: Path) -> None:
     variables = {**MINIMAL, "DATABASE_URL": f"sqlite:///{tmp_path}/w.db"}
-    with processes.running("worker", cwd=tmp_path, **variables) as worker:
+    with processes.running("worker", cwd=tmp_path, variables=variables) as worker:
         assert "waiting up to 60 s, as the database does not exist yet" in worker.wait_for("waiting up to")
         assert processes.autoship("migrate", cwd=tmp_path, **variables).code == 0
         worker.wait_for("worker.started")
@@ -506,7 +506,7 @@ def test_process_waits_for_the_migration_then_works_and_ends_with_0(tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["web", "worker"])
 def test_process_that_waits_for_the_migration_ends_with_0_when_told_to(tmp_path: Path, name: str) -> None:
-    with processes.running(name, cwd=tmp_path, **MINIMAL, DATABASE_URL="sqlite:///w.db") as process:
+    with processes.running(name, cwd=tmp_path, variables={**MINIMAL, "DATABASE_URL": "sqlite:///w.db"}) as process:
         process.wait_for("waiting up to 60 s")
         assert process.end(signal.SIGTERM) == 0
 
@@ -532,7 +532,7 @@ def test_process_refuses_a_database_of_another_oms_at_once(tmp_path: Path) -> No
 
 
 def test_ctrl_c_is_exit_130(tmp_path: Path) -> None:
-    with processes.running("sandbox", "--port", processes.free_port(), cwd=tmp_path) as stand_in:
+    with processes.running("sandbox", "--port", processes.free_port(), cwd=tmp_path, variables={}) as stand_in:
         stand_in.wait_for("OMS_BASE_URL=")
         assert stand_in.end(signal.SIGINT) == 130
         assert stand_in.err == ["interrupted"]
