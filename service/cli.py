@@ -83,7 +83,7 @@ def _write_to_nobody() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="autoship")
 def main() -> None:
     """Ships fully packed Akinon OMS packages, once, and says why when it does not."""
@@ -94,6 +94,7 @@ def _json_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _PACKAGE_ID = click.IntRange(1, MAX_PACKAGE_ID)
+_REASON = click.Choice([reason.value for reason in Reason])
 
 
 def _yes_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -184,7 +185,7 @@ def explain_command(package_id: int, as_json: bool) -> None:
 
 @main.command("packages")
 @click.option("--state", type=click.Choice([state.value for state in CaseState]))
-@click.option("--reason", type=click.Choice([reason.value for reason in Reason]))
+@click.option("--reason", type=_REASON, metavar="REASON")
 @_json_option
 def packages_command(state: str | None, reason: str | None, as_json: bool) -> None:
     """List the packages we know."""
@@ -223,7 +224,7 @@ def rules_group(context: click.Context, as_json: bool) -> None:
         _print_json({"rules": [_told_rule(rule) for rule in configured.rules], "default": configured.default})
         return
     for number, rule in enumerate(configured.rules, 1):
-        when = ", ".join(f"{name} in {sorted(map(str, values))}" for name, values in rule.when.items())
+        when = " and ".join(f"{name} is {' or '.join(sorted(map(str, values)))}" for name, values in rule.when.items())
         click.echo(f"{number}. {rule.name}: {rule.action} when {when or 'always'}")
     click.echo(f"default: {configured.default}")
 
@@ -284,19 +285,19 @@ def rules_test(package_id: int, as_json: bool) -> None:
 @_yes_option
 @_json_option
 def recheck(package_ids: Sequence[int], yes: bool, as_json: bool) -> None:
-    """Look at packages again with fresh budgets, also those that wait for a person."""
+    """Look at packages with fresh budgets: new ones, waiting ones, and those that wait for a person."""
     _, database = _stored()
     if len(package_ids) > 1:
         _confirm("Recheck", database, package_ids, yes)
     for package_id in package_ids:
         with database.transaction() as transaction:
-            done = _recheck(transaction, package_id)
-        _report(package_id, done, "is looked at again" if done else "never seen; nothing to recheck", as_json)
+            known = _recheck(database, transaction, package_id)
+        _report(package_id, True, "is looked at again" if known else "new to us; is looked at now", as_json)
 
 
 @main.command()
 @click.argument("package_ids", type=_PACKAGE_ID, nargs=-1)
-@click.option("--reason", type=click.Choice([reason.value for reason in Reason]), help="All that have this reason.")
+@click.option("--reason", type=_REASON, metavar="REASON", help="All that have this reason.")
 @_yes_option
 @_json_option
 def dismiss(package_ids: Sequence[int], reason: str | None, yes: bool, as_json: bool) -> None:
@@ -419,14 +420,15 @@ def _gunicorn_config() -> Path:
     return installed if installed.exists() else Path(__file__).parents[1] / "deploy" / "gunicorn.conf.py"
 
 
-def _recheck(transaction: Transaction, package_id: int) -> bool:
+def _recheck(database: Database, transaction: Transaction, package_id: int) -> bool:
+    """Whether the package was known before."""
     row = worklist.find(transaction, package_id)
     if row is None:
-        return False
-    if row["reason"] == Reason.ACCEPTED_BUT_STILL_PACKED:
+        worklist.hint(database, transaction, package_id, "operator")
+    elif row["reason"] == Reason.ACCEPTED_BUT_STILL_PACKED:
         journal.give_up_open(transaction, package_id)
-    journal.note(transaction, package_id, [Note("operator", "asked to look again")])
-    return worklist.recheck(transaction, package_id)
+    journal.note(transaction, package_id, [Note("operator", "asked to look again" if row else "asked to look")])
+    return row is not None and worklist.recheck(transaction, package_id)
 
 
 def _listed(database: Database, state: str | None, reason: str | None) -> Iterator[sa.RowMapping]:
@@ -510,7 +512,7 @@ def _print_explanation(told: dict[str, Any], zone: tzinfo) -> None:
     click.echo(f"  {told['summary']}")
     if told.get("would"):
         click.echo(f"  On a first look we would: {told['would']}")
-    click.echo(f"  To do: {told['advice']}")
+    click.echo(f"  Advice: {told['advice']}")
     if told["next_check_at"]:
         click.echo(f"  Next look: {_local(zone, told['next_check_at'])}")
     checks = [(check["verdict"], check["name"], check["expected"], check["observed"]) for check in told["checks"]]

@@ -110,7 +110,7 @@ MEANINGS: Mapping[tuple[CaseState, Reason | None], tuple[str, str]] = {
     ),
     (CaseState.SKIPPED, Reason.DISMISSED): (
         "A person dismissed it.",
-        "To take it up again: autoship recheck ID.",
+        "autoship recheck ID takes it up again.",
     ),
     (CaseState.WOULD_SHIP, None): (
         "Shadow mode: everything passed and no command was sent.",
@@ -270,7 +270,8 @@ def _projected(verdict: Verdict) -> dict[str, Any]:
     case = verdict.case
     advice = "If it should have been announced, check the webhooks in the OMS."
     if verdict.command is not None or case.state is CaseState.WOULD_SHIP:
-        return _unseen(case, "Every check passes.", advice, "ship")
+        taking_up = f"autoship recheck {case.package_id} takes it up now."
+        return _unseen(case, "Every check passes.", f"{taking_up} {advice}", "ship")
     would = "skip" if case.state in policy.CLOSED else "wait"
     unreadable = f"We cannot judge it: {case.read_problem}."
     return _unseen(case, unreadable if case.read_problem else MEANINGS[case.state, case.reason][0], advice, would)

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def test_json_of_every_command_that_acts_or_shows(
     assert told("recheck", "7") == {"id": 7, "done": True, "text": "is looked at again"}
     assert told("dismiss", "7") == {"id": 7, "done": True, "text": "dismissed"}
     assert told("dismiss", "7")["done"] is False
-    assert told("recheck", "8")["done"] is False
+    assert told("recheck", "8") == {"id": 8, "done": True, "text": "new to us; is looked at now"}
     assert told("sign", "body.json")["answered"] is None
     database.dispose()
 
@@ -257,6 +258,15 @@ def test_rules_check_finds_what_is_wrong_with_a_file(
     assert [line[: len(start)] for line, start in zip(sorted(lines), said, strict=True)] == said
     [told] = autoship("rules", "check", "r.toml", "--json").told
     assert len(told["problems"]) == (len(said) if code else 0)
+
+
+def test_rules_are_shown_as_one_reads_them(autoship: Autoship, tmp_path: Path) -> None:
+    rule = '[[rule]]\nname = "a"\nwhen = {channel_name = ["Web", "Shop"], has_invoice = true}\naction = "ship"\n'
+    (tmp_path / "r.toml").write_text('default = "skip"\n' + rule, encoding="utf-8")
+    assert autoship("rules", RULES_FILE="r.toml").out.splitlines() == [
+        "1. a: ship when channel_name is Shop or Web and has_invoice is True",
+        "default: skip",
+    ]
 
 
 def test_rules_test_says_which_rule_decides(
@@ -330,6 +340,15 @@ def test_bulk_action_previews_and_asks_unless_told_yes(
         ]
     now = states(database)
     assert {package_id for package_id in now if now[package_id] != ("needs_attention", "refused")} == changed
+
+
+def test_recheck_of_a_package_no_webhook_named_has_it_looked_at(autoship: Autoship, floor: Floor) -> None:
+    floor.oms.create(73, ["500"], state="500")
+    assert autoship("recheck", "73").code == 0
+    floor.clock.now = datetime.now(UTC) + timedelta(minutes=1)  # the command's clock is the real one
+    told = floor.run(73)
+    assert told["state"] == "shipped"
+    assert (told["timeline"][0]["kind"], told["timeline"][0]["text"]) == ("operator", "asked to look")
 
 
 def test_preview_of_many_is_cut_short_and_a_package_under_command_is_left_out(
