@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import click
 import sqlalchemy as sa
@@ -21,32 +21,69 @@ from service.config import Config
 from service.database import Database, Transaction
 from service.errors import AutoshipError, ConfigurationError, DatabaseOutdated, DatabaseUnavailable, OmsUnreachable
 from service.oms import Oms
-from service.policy import CaseState, Note, Reason
+from service.policy import CaseState, Note, NotFound, Reason
+from service.rules import Rule, Rules
 from service.snapshot import PackageSnapshot
+from service.wire import MAX_PACKAGE_ID
 
-MIGRATION_WAIT_S = 60
+MIGRATION_WAIT_S = 60.0
+# Longer than what is left of a killed web process holds on to its port.
+_PORT_WAIT_S = 5.0
 _PAGE = 500
-_SANDBOX_MARKS = ("OMS_", "OMNITRON_", "SHIP_", "WEBHOOK_", "DATABASE_URL", "DB_")
+_PREVIEW = 20
+_DISMISSIBLE = (CaseState.WAITING, CaseState.WOULD_SHIP, CaseState.NEEDS_ATTENTION)
 
 
-def run() -> NoReturn:
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry of the console script. Ends the process with the exit code of the contract."""
+    _fill_closed_streams()
+    exit_code = _carry_out(list(sys.argv[1:] if arguments is None else arguments))
     try:
-        main(standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _write_to_nobody()
+    sys.exit(exit_code)
+
+
+def _carry_out(arguments: list[str]) -> int:
+    try:
+        with main.make_context("autoship", arguments) as context:
+            main.invoke(context)
+    except click.exceptions.Exit as asked:
+        return asked.exit_code
     except click.ClickException as problem:
         problem.show()
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
+        return 2
+    except KeyboardInterrupt:
         click.echo("interrupted", err=True)
-        sys.exit(130)
+        return 130
+    except BrokenPipeError:
+        _write_to_nobody()
     except AutoshipError as problem:
         for line in str(problem).splitlines():
             click.echo(f"autoship: {line}", err=True)
-        sys.exit(problem.exit_code)
-    sys.exit(0)
+        return problem.exit_code
+    except Exception as problem:  # noqa: BLE001 - the last resort: a defect is told in one line that quotes nothing
+        click.echo(f"autoship: internal error: {type(problem).__name__} at {logs.trace_of(problem)}", err=True)
+        return 4
+    return 0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _fill_closed_streams() -> None:
+    """A closed stdout would give its number to the next file that is opened, and what is printed with it."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def _write_to_nobody() -> None:
+    """Whoever read our output has seen enough: `autoship packages | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="autoship")
 def main() -> None:
     """Ships fully packed Akinon OMS packages, once, and says why when it does not."""
@@ -54,6 +91,10 @@ def main() -> None:
 
 def _json_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+_PACKAGE_ID = click.IntRange(1, MAX_PACKAGE_ID)
+_REASON = click.Choice([reason.value for reason in Reason])
 
 
 def _yes_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -65,18 +106,20 @@ def _yes_option(command: Callable[..., None]) -> Callable[..., None]:
 
 @main.command("up")
 @click.option("--sandbox", "in_sandbox", is_flag=True, help="Against a stand-in OMS with sample packages.")
-def up_command(in_sandbox: bool) -> None:
+@click.pass_context
+def up_command(context: click.Context, in_sandbox: bool) -> None:
     """Migrate, then run web and worker in the foreground."""
     environ = configuration.environment()
-    sys.exit(up.serve_sandbox(environ) if in_sandbox else up.serve(environ))
+    context.exit(up.serve_sandbox(environ, _say_on_terminal) if in_sandbox else up.serve(environ))
 
 
 @main.command()
 def web() -> None:
     """Run the web process."""
-    _ready()
-    arguments = ["gunicorn", "--config", os.fspath(_gunicorn_config()), "service.web:create_app()"]
-    os.execv(sys.executable, [sys.executable, "-m", *arguments])
+    config, _ = _ready()
+    up.refuse_taken_port(config.port, "PORT", within_s=_PORT_WAIT_S)
+    gunicorn = ["gunicorn", "--config", os.fspath(_gunicorn_config()), "--bind", f"0.0.0.0:{config.port}"]
+    os.execv(sys.executable, [sys.executable, "-m", *gunicorn, "service.web:create_app()"])
 
 
 @main.command("worker")
@@ -85,7 +128,6 @@ def worker_command() -> None:
     config, database = _ready()
     worker.run(config, database)
     # Looks that outlived the drain are left to their lease; their threads must not hold the process back.
-    sys.stdout.flush()
     os._exit(0)
 
 
@@ -100,189 +142,237 @@ def migrate() -> None:
 
 @main.command("sandbox")
 @click.option("--port", default=8009, show_default=True, help="Where the stand-in OMS listens on loopback.")
-def sandbox_command(port: int) -> None:
-    """Run the stand-in OMS alone."""
-    sandbox.run_alone(port, click.echo)
+@click.option(
+    "--webhooks",
+    "webhooks_url",
+    default="http://127.0.0.1:8008/webhooks/oms/packages",
+    show_default=True,
+    help="Where its webhooks go.",
+)
+@_json_option
+def sandbox_command(port: int, webhooks_url: str, as_json: bool) -> None:
+    """Run the stand-in OMS alone, and print the variables that reach it."""
+
+    def say(variables: Mapping[str, str]) -> None:
+        if as_json:
+            _print_json(variables)
+        else:
+            click.echo("\n".join(f"{name}={value}" for name, value in variables.items()))
+        sys.stdout.flush()
+
+    up.refuse_taken_port(port, "--port", "127.0.0.1")
+    sandbox.run_alone(port, webhooks_url, say)
 
 
 # What is known.
 
 
 @main.command("explain")
-@click.argument("package_id", type=click.IntRange(min=1))
+@click.argument("package_id", type=_PACKAGE_ID)
 @_json_option
 def explain_command(package_id: int, as_json: bool) -> None:
     """Say why a package is where it is, and what to do."""
     config, database = _stored()
     told = explain.stored(database, package_id)
     if told is None:
-        told = explain.unseen(Oms(config.oms), config.settings, package_id, datetime.now(UTC))
+        with closing(Oms(config.oms)) as oms:
+            told = explain.unseen(database, oms, config.settings, package_id)
     if as_json:
         _print_json(told)
     else:
-        _print_explanation(told, config)
+        _print_explanation(told, config.display_tz)
 
 
 @main.command("packages")
 @click.option("--state", type=click.Choice([state.value for state in CaseState]))
-@click.option("--reason", type=click.Choice([reason.value for reason in Reason]))
+@click.option("--reason", type=_REASON, metavar="REASON")
 @_json_option
 def packages_command(state: str | None, reason: str | None, as_json: bool) -> None:
     """List the packages we know."""
     _, database = _stored()
-    after, printed = 0, 0
-    while True:
-        with database.reading() as transaction:
-            rows = worklist.listed(transaction, state, reason, after, _PAGE)
-        for row in rows:
-            _print_row(row, as_json, header=printed == 0)
-            printed += 1
-        if len(rows) < _PAGE:
-            break
-        after = rows[-1]["package_id"]
-    click.echo(f"{printed} packages", err=True)
+    printed = 0
+    for row in _listed(database, state, reason):
+        if as_json:
+            _print_json(explain.listed(row))
+        else:
+            click.echo(explain.table_line(row) if printed else f"{explain.TABLE_HEADER}\n{explain.table_line(row)}")
+        printed += 1
+    click.echo(_counted(printed), err=True)
 
 
 @main.command("config")
 @_json_option
 def config_command(as_json: bool) -> None:
     """Show the effective configuration without secrets."""
-    shown = configuration.redacted(_config())
+    shown = configuration.redacted(_environment())
     if as_json:
         _print_json(shown)
     else:
         for name, value in shown.items():
-            click.echo(f"{name:<22} {value}")
+            click.echo(f"{name:<22} {value}".rstrip())
 
 
 @main.group("rules", invoke_without_command=True)
+@_json_option
 @click.pass_context
-def rules_group(context: click.Context) -> None:
+def rules_group(context: click.Context, as_json: bool) -> None:
     """Show, check or test the rules file."""
-    if context.invoked_subcommand is None:
-        configured = _config().settings.rules
-        for number, rule in enumerate(configured.rules, 1):
-            when = ", ".join(f"{name} in {sorted(map(str, values))}" for name, values in rule.when.items())
-            click.echo(f"{number}. {rule.name}: {rule.action} when {when or 'always'}")
-        click.echo(f"default: {configured.default}")
+    if context.invoked_subcommand is not None:
+        return
+    configured = _config().settings.rules
+    if as_json:
+        _print_json({"rules": [_told_rule(rule) for rule in configured.rules], "default": configured.default})
+        return
+    for number, rule in enumerate(configured.rules, 1):
+        when = " and ".join(f"{name} is {' or '.join(sorted(map(str, values)))}" for name, values in rule.when.items())
+        click.echo(f"{number}. {rule.name}: {rule.action} when {when or 'always'}")
+    click.echo(f"default: {configured.default}")
 
 
 @rules_group.command("check")
 @click.argument("path", required=False)
-def rules_check(path: str | None) -> None:
+@_json_option
+@click.pass_context
+def rules_check(context: click.Context, path: str | None, as_json: bool) -> None:
     """Check a rules file (RULES_FILE, or the one given). Exit 1 if it cannot be used."""
     path = path or _environment().get("RULES_FILE")
     if not path:
         raise ConfigurationError("RULES_FILE: not set, and no file given")
+    checked, problems = Rules(), list[str]()
     try:
         checked = configuration.load_rules(path)
     except ConfigurationError as problem:
-        click.echo(str(problem))
-        sys.exit(1)
-    click.echo(f"{path}: {len(checked.rules)} rules, default {checked.default}")
+        problems.extend(problem.problems)
+    if as_json:
+        _print_json({"path": path, "rules": len(checked.rules), "problems": problems})
+    else:
+        count = "1 rule" if len(checked.rules) == 1 else f"{len(checked.rules)} rules"
+        click.echo("\n".join(problems or [f"{path}: {count}, default {checked.default}"]))
+    context.exit(1 if problems else 0)
 
 
 @rules_group.command("test")
-@click.argument("package_id", type=click.IntRange(min=1))
-def rules_test(package_id: int) -> None:
+@click.argument("package_id", type=_PACKAGE_ID)
+@_json_option
+def rules_test(package_id: int, as_json: bool) -> None:
     """Read a package from the OMS and say which rule decides about it."""
     config = _config()
-    reading = Oms(config.oms).read(package_id)
+    with closing(Oms(config.oms)) as oms:
+        reading = oms.read(package_id)
+    if isinstance(reading, NotFound):
+        raise click.ClickException(f"the OMS does not know package {package_id}")
     if not isinstance(reading, PackageSnapshot):
-        raise OmsUnreachable(f"the OMS did not show package {package_id}: {reading}")
-    for name, value in sorted(reading.facts.items()):
-        click.echo(f"  {name} = {value!r}")
+        raise OmsUnreachable(f"the OMS did not show package {package_id}: {explain.unread(reading)}")
     ruling = rules.judge(config.settings.rules, reading.facts)
-    if isinstance(ruling, rules.FieldMissing):
-        click.echo(f"waits: rule {ruling.rule.name!r} asks {ruling.field}, which the package does not have")
-    else:
-        click.echo(f"{ruling.action}, by {f'rule {ruling.rule.name!r}' if ruling.rule else 'default'}")
+    missing = ruling.field if isinstance(ruling, rules.FieldMissing) else None
+    action = "wait" if isinstance(ruling, rules.FieldMissing) else ruling.action
+    by = ruling.rule.name if ruling.rule else None
+    if as_json:
+        told = {"id": package_id, "action": action, "rule": by, "missing": missing, "facts": reading.facts}
+        _print_json(told)
+        return
+    for name, value in sorted(reading.facts.items()):
+        click.echo(f"  {name:<24} {value}")
+    asks = f", which asks {missing}; the package does not have it" if missing else ""
+    click.echo(f"{action}, by {f'rule {by!r}' if by else 'default'}{asks}")
 
 
 # What a person does.
 
 
 @main.command()
-@click.argument("package_ids", type=click.IntRange(min=1), nargs=-1, required=True)
+@click.argument("package_ids", type=_PACKAGE_ID, nargs=-1, required=True)
 @_yes_option
-def recheck(package_ids: Sequence[int], yes: bool) -> None:
-    """Look at packages again with fresh budgets, also those that wait for a person."""
+@_json_option
+def recheck(package_ids: Sequence[int], yes: bool, as_json: bool) -> None:
+    """Look at packages with fresh budgets: new ones, waiting ones, and those that wait for a person."""
     _, database = _stored()
-    _confirm(f"recheck {len(package_ids)} packages", package_ids, yes)
+    if len(package_ids) > 1:
+        _confirm("Recheck", database, package_ids, yes)
     for package_id in package_ids:
         with database.transaction() as transaction:
-            done = _recheck(transaction, package_id)
-        _report("recheck", package_id, done, "never seen; nothing to recheck")
+            known = _recheck(database, transaction, package_id)
+        _report(package_id, True, "is looked at again" if known else "new to us; is looked at now", as_json)
 
 
 @main.command()
-@click.argument("package_ids", type=click.IntRange(min=1), nargs=-1)
-@click.option("--reason", type=click.Choice([reason.value for reason in Reason]), help="All that have this reason.")
+@click.argument("package_ids", type=_PACKAGE_ID, nargs=-1)
+@click.option("--reason", type=_REASON, metavar="REASON", help="All that have this reason.")
 @_yes_option
-def dismiss(package_ids: Sequence[int], reason: str | None, yes: bool) -> None:
+@_json_option
+def dismiss(package_ids: Sequence[int], reason: str | None, yes: bool, as_json: bool) -> None:
     """Leave packages alone for as long as they stay Packed."""
     if bool(package_ids) == bool(reason):
         raise click.UsageError("name packages or a --reason, one of the two")
     _, database = _stored()
-    chosen = list(package_ids) or _with_reason(database, str(reason))
-    _confirm(f"dismiss {len(chosen)} packages", chosen, yes)
-    for package_id in chosen:
+    if reason is not None:
+        package_ids = [row["package_id"] for row in _listed(database, None, reason) if row["state"] in _DISMISSIBLE]
+    if reason is not None or len(package_ids) > 1:
+        _confirm("Dismiss", database, package_ids, yes)
+    for package_id in package_ids:
         with database.transaction() as transaction:
             done = worklist.dismiss(transaction, package_id)
             if done:
                 journal.note(transaction, package_id, [Note("operator", "dismissed")])
-        _report("dismiss", package_id, done, "no open case, or a command is under way")
+        _report(package_id, done, "dismissed" if done else "no open case, or a command is under way", as_json)
 
 
 @main.command()
-def pause() -> None:
+@_json_option
+def pause(as_json: bool) -> None:
     """Send no more commands until resume; deliveries are still accepted."""
     _, database = _stored()
     with database.transaction() as transaction:
         changed = brakes.pause(transaction, "by an operator")
-    click.echo("paused" if changed else "was paused already", err=True)
+    _report_brakes(True, changed, "paused" if changed else "was paused already", as_json)
 
 
 @main.command()
-def resume() -> None:
+@_json_option
+def resume(as_json: bool) -> None:
     """Allow commands again and close the breaker."""
     _, database = _stored()
     with database.transaction() as transaction:
         changed = brakes.resume(transaction)
         worklist.look_again_at(transaction, Reason.BRAKE)
-    click.echo("resumed" if changed else "nothing held commands back", err=True)
+    _report_brakes(False, changed, "resumed" if changed else "nothing held commands back", as_json)
 
 
 @main.command()
 @click.argument("file", type=click.File("rb"))
 @click.option("--send", "url", help="Send it to this URL and print the answer's status.")
-def sign(file: Any, url: str | None) -> None:
+@_json_option
+def sign(file: BinaryIO, url: str | None, as_json: bool) -> None:
     """Print the headers of a signed test delivery of FILE, as the OMS would send it."""
     secrets = configuration.load_secrets(_environment())
     if not secrets:
         raise ConfigurationError("WEBHOOK_SECRETS: required to sign")
     body = file.read()
     headers = sender.headers(_event_type(body), body, secrets[0])
-    for name, value in headers.items():
-        click.echo(f"{name}: {value}")
-    if url is not None:
-        status = sender.post(url, body, headers)
-        click.echo(f"answered {status}" if status else "no answer", err=True)
+    status = None if url is None else sender.post(url, body, headers)
+    if as_json:
+        _print_json({"headers": headers, "answered": status})
+    else:
+        click.echo("\n".join(f"{name}: {value}" for name, value in headers.items()))
+    if status is not None:
+        click.echo(f"answered {status}", err=True)
+    elif url is not None:
+        raise click.ClickException(f"no answer from {url}")
 
 
 # What the commands share.
 
 
 def _environment() -> Mapping[str, str]:
-    """The environment, or the sandbox's of this folder where none of our variables is set."""
+    """The environment, or the sandbox's of this folder where it speaks of no OMS."""
     environ = configuration.environment()
-    if any(name.startswith(_SANDBOX_MARKS) and value for name, value in environ.items()):
+    if any(name.startswith(up.OMS_MARKS) and value for name, value in environ.items()):
         return environ
-    found = up.sandbox_environment()
+    found = up.sandbox_environment(environ)
     if found is None:
         return environ
     click.echo("(no OMS is configured: this is the sandbox of this folder)", err=True)
-    return dict(environ) | found
+    return found
 
 
 def _config() -> Config:
@@ -298,20 +388,30 @@ def _stored() -> tuple[Config, Database]:
 
 
 def _ready() -> tuple[Config, Database]:
-    """The same for a process, which waits up to 60 s for somebody to migrate."""
+    """The same for a process, which waits for somebody to migrate. SIGTERM and SIGINT end it meanwhile."""
+    worker.on_signals(lambda: sys.exit(0))
     config = configuration.load(configuration.environment())
     logs.configure(config.log_level, config.log_format, config.display_tz)
     database = Database(config.database_url)
-    deadline = time.monotonic() + MIGRATION_WAIT_S
+    wait_until_migrated(database, config.oms.base_url, MIGRATION_WAIT_S)
+    return config, database
+
+
+def wait_until_migrated(database: Database, oms_base_url: str, within_s: float) -> None:
+    """Returns once the schema fits. Raises `DatabaseOutdated` or `DatabaseUnavailable` where it never does."""
+    deadline, told = time.monotonic() + within_s, False
     while True:
         try:
-            database.check(config.oms.base_url)
-        except (DatabaseOutdated, DatabaseUnavailable):
+            database.check(oms_base_url)
+        except (DatabaseOutdated, DatabaseUnavailable) as problem:
             if time.monotonic() >= deadline:
                 raise
-            time.sleep(1)
+            if not told:
+                click.echo(f"autoship: waiting up to {within_s:g} s, as {problem}", err=True)
+            told = True
+            time.sleep(min(1.0, within_s))
         else:
-            return config, database
+            return
 
 
 def _gunicorn_config() -> Path:
@@ -320,30 +420,63 @@ def _gunicorn_config() -> Path:
     return installed if installed.exists() else Path(__file__).parents[1] / "deploy" / "gunicorn.conf.py"
 
 
-def _recheck(transaction: Transaction, package_id: int) -> bool:
+def _recheck(database: Database, transaction: Transaction, package_id: int) -> bool:
+    """Whether the package was known before."""
     row = worklist.find(transaction, package_id)
     if row is None:
-        return False
-    if row["reason"] == Reason.ACCEPTED_BUT_STILL_PACKED:
+        worklist.hint(database, transaction, package_id, "operator")
+    elif row["reason"] == Reason.ACCEPTED_BUT_STILL_PACKED:
         journal.give_up_open(transaction, package_id)
-    journal.note(transaction, package_id, [Note("operator", "asked to look again")])
-    return worklist.recheck(transaction, package_id)
+    journal.note(transaction, package_id, [Note("operator", "asked to look again" if row else "asked to look")])
+    return row is not None and worklist.recheck(transaction, package_id)
 
 
-def _with_reason(database: Database, reason: str) -> list[int]:
+def _listed(database: Database, state: str | None, reason: str | None) -> Iterator[sa.RowMapping]:
+    """All packages with this state and reason, a page at a time."""
+    after = 0
+    while True:
+        with database.reading() as transaction:
+            rows = worklist.listed(transaction, state, reason, after, _PAGE)
+        yield from rows
+        if len(rows) < _PAGE:
+            return
+        after = rows[-1]["package_id"]
+
+
+def _confirm(action: str, database: Database, package_ids: Sequence[int], yes: bool) -> None:
+    """Shows what would be acted on, and ends the command unless somebody says yes."""
     with database.reading() as transaction:
-        return [row["package_id"] for row in worklist.listed(transaction, None, reason, limit=sys.maxsize)]
-
-
-def _confirm(what: str, package_ids: Sequence[int], yes: bool) -> None:
-    if yes or len(package_ids) == 1:
+        rows = [worklist.find(transaction, package_id) for package_id in package_ids[:_PREVIEW]]
+    lines = [explain.TABLE_HEADER, *(explain.table_line(row) for row in rows if row is not None)]
+    if len(package_ids) > _PREVIEW:
+        lines.append(f"{'…':>10}  and {len(package_ids) - _PREVIEW} more")
+    click.echo("\n".join(lines), err=True)
+    if yes or not package_ids:
         return
-    click.echo(" ".join(str(package_id) for package_id in package_ids), err=True)
-    click.confirm(f"{what}?", abort=True, err=True)
+    click.echo(f"{action} {_counted(len(package_ids))}? [y/N] ", nl=False, err=True)
+    answer = sys.stdin.readline()
+    if not answer:
+        raise click.UsageError("nobody is there to answer; add --yes")
+    if answer.strip().lower() not in ("y", "yes"):
+        click.echo("nothing was changed", err=True)
+        click.get_current_context().exit(0)
 
 
-def _report(action: str, package_id: int, done: bool, otherwise: str) -> None:
-    click.echo(f"{package_id}\t{action if done else otherwise}")
+def _counted(packages: int) -> str:
+    return "1 package" if packages == 1 else f"{packages} packages"
+
+
+def _report(package_id: int, done: bool, text: str, as_json: bool) -> None:
+    if as_json:
+        _print_json({"id": package_id, "done": done, "text": text})
+    else:
+        click.echo(f"{package_id:>10}  {text}")
+
+
+def _report_brakes(paused: bool, changed: bool, text: str, as_json: bool) -> None:
+    if as_json:
+        _print_json({"paused": paused, "changed": changed})
+    click.echo(text, err=True)
 
 
 def _event_type(body: bytes) -> str:
@@ -353,50 +486,61 @@ def _event_type(body: bytes) -> str:
         return "package.status.packed"
 
 
+def _told_rule(rule: Rule) -> dict[str, object]:
+    return {
+        "name": rule.name,
+        "when": {field: sorted(values, key=str) for field, values in rule.when.items()},
+        "action": rule.action,
+        "transition_id": rule.transition_id,
+        "slug": rule.slug,
+        "grace_s": None if rule.grace is None else rule.grace.total_seconds(),
+    }
+
+
+def _say_on_terminal(text: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(text, err=True)
+
+
 def _print_json(value: object) -> None:
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
-def _print_row(row: sa.RowMapping, as_json: bool, *, header: bool) -> None:
-    told = {
-        "id": row["package_id"],
-        "state": row["state"],
-        "reason": row["reason"],
-        "held": row["held"],
-        "evidence": row["evidence"],
-        "episode": row["episode"],
-        "number": row["number"],
-        "next_check_at": explain.instant(row["due_at"]),
-    }
-    if as_json:
-        _print_json(told)
-        return
-    if header:
-        click.echo(f"{'PACKAGE':>10}  {'STATE':<16} {'REASON':<24} {'EVIDENCE':<14} NUMBER")
-    reason, evidence, number = told["reason"] or "", told["evidence"] or "", told["number"] or ""
-    click.echo(f"{told['id']:>10}  {told['state']:<16} {reason:<24} {evidence:<14} {number}".rstrip())
-
-
-def _print_explanation(told: dict[str, Any], config: Config) -> None:
-    local = functools.partial(_local, config)
-    state = told["state"] or "never seen"
+def _print_explanation(told: dict[str, Any], zone: tzinfo) -> None:
+    state = told["state"] or "new to us"
     click.echo(f"Package {told['id']}: {state}" + (f" / {told['reason']}" if told["reason"] else ""))
     click.echo(f"  {told['summary']}")
-    click.echo(f"  To do: {told['advice']}")
+    if told.get("would"):
+        click.echo(f"  On a first look we would: {told['would']}")
+    click.echo(f"  Advice: {told['advice']}")
     if told["next_check_at"]:
-        click.echo(f"  Next look: {local(told['next_check_at'])}")
-    for check in told["checks"]:
+        click.echo(f"  Next look: {_local(zone, told['next_check_at'])}")
+    checks = [(check["verdict"], check["name"], check["expected"], check["observed"]) for check in told["checks"]]
+    _print_table("Checks, as last judged", ("", "CHECK", "EXPECTED", "OBSERVED"), checks)
+    timeline = [(_local(zone, entry["at"]), entry["kind"], entry["text"]) for entry in told["timeline"]]
+    _print_table("Timeline", (), timeline)
+    _print_table("Commands", (), [_attempt_cells(zone, attempt) for attempt in told["attempts"]])
+
+
+def _attempt_cells(zone: tzinfo, attempt: Mapping[str, Any]) -> tuple[str, ...]:
+    answered = f"{attempt['outcome'] or 'no answer recorded'} {attempt['http_status'] or ''}".strip()
+    said = f"the OMS said: {attempt['words']}" if attempt["words"] else ""
+    number, at = f"attempt {attempt['attempt_id']}", _local(zone, attempt["started_at"])
+    return at, number, answered, attempt["resolution"] or "open", said
+
+
+def _print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Rows under a title, all columns but the last one as wide as their widest cell. Nothing where there is none."""
+    if not rows:
+        return
+    lines = [header, *rows] if header else rows
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
+    click.echo(f"\n{title}")
+    for *cells, last in lines:
         click.echo(
-            f"  {check['verdict']:<8}{check['name']}: expected {check['expected']}; observed {check['observed']}"
+            "  ".join(["", *(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)), last]).rstrip()
         )
-    for entry in told["timeline"]:
-        click.echo(f"  {local(entry['at'])}  {entry['kind']:<14} {entry['text']}")
-    for attempt in told["attempts"]:
-        answered = f"{attempt['outcome'] or 'no answer recorded'} {attempt['http_status'] or ''}".strip()
-        click.echo(f"  attempt {attempt['attempt_id']}: {answered}, {attempt['resolution'] or 'open'}")
-        if attempt["words"]:
-            click.echo(f"    the OMS said: {attempt['words']}")
 
 
-def _local(config: Config, at: str) -> str:
-    return datetime.fromisoformat(at).astimezone(config.display_tz).strftime("%d %b %H:%M:%S")
+def _local(zone: tzinfo, at: str) -> str:
+    return datetime.fromisoformat(at).astimezone(zone).strftime("%d %b %H:%M:%S")

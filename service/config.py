@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urlsplit
+from typing import TypeVar
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
 
 from service import rules
 from service.delivery import Authentication
@@ -21,7 +23,30 @@ from service.rules import Rules
 
 SQLITE_DEFAULT = "sqlite:///var/autoship.db"
 SANDBOX_DATABASE = "sqlite:///var/sandbox.db"
+_MOST = 10**9
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# Texts that `redacted` shows as they are. Any other text is taken for a secret.
+_NO_SECRETS = frozenset(
+    {
+        "OMS_AUTH_SCHEME",
+        "OMS_BASE_URL",
+        "OMS_ITEMS_PATH",
+        "OMS_LOGS_PATH",
+        "OMS_LIST_FILTER",
+        "OMNITRON_BASE_URL",
+        "SHIP_SLUG",
+        "PACKED_STATUS",
+        "ITEM_PACKED_STATUS",
+        "SHIPPED_STATUSES",
+        "RULES_FILE",
+        "DISPLAY_TZ",
+        "DB_HOST",
+        "DB_NAME",
+        "DB_USER",
+    }
+)
+
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +122,6 @@ def load_secrets(environ: Mapping[str, str]) -> tuple[str, ...]:
     return secrets
 
 
-def load_log(environ: Mapping[str, str]) -> tuple[str, str | None]:
-    """Level and format of the logs, which are set up before the rest is known to be right."""
-    reader = _Reader(environ)
-    level, form = _log_level(reader), _log_format(reader)
-    if reader.problems:
-        raise ConfigurationError(*reader.problems)
-    return level, form
-
-
 def load_rules(path: str) -> Rules:
     """Rules from the file at `path`. Raises `RulesError` where it cannot be read or used."""
     try:
@@ -118,39 +134,13 @@ def load_rules(path: str) -> Rules:
         raise RulesError(*(f"{path}: {line}" for line in problem.problems)) from problem
 
 
-def redacted(config: Config) -> dict[str, Any]:
-    """The effective configuration for people: secrets only as whether they are set."""
-    flat: dict[str, Any] = {}
-    for section in (config, config.oms, config.settings):
-        for one in fields(section):
-            value = getattr(section, one.name)
-            if one.name not in ("oms", "settings", "rules", "omnitron"):
-                flat[one.name] = _shown(one.name, value)
-    flat["login"] = config.oms.omnitron.base_url if config.oms.omnitron else None
-    flat["rules"] = [rule.name for rule in config.settings.rules.rules] + [config.settings.rules.default]
-    flat["authentication"] = {
-        "secrets": len(config.authentication.secrets),
-        "basic": config.authentication.basic is not None,
-        "header": config.authentication.header is not None,
-    }
-    return flat
-
-
-def _shown(name: str, value: object) -> object:
-    match value:
-        case timedelta():
-            return f"{value.total_seconds():g} s"
-        case Command():
-            return {"transition": value.transition_id, "slug": value.slug}
-        case frozenset():
-            return sorted(value)
-        case ZoneInfo():
-            return value.key
-        case _ if name == "token":
-            return "set"
-        case _ if name == "database_url":
-            return re.sub(r"//([^:@/]*)(:[^@/]*)?@", r"//\1:***@", str(value))
-    return value
+def redacted(environ: Mapping[str, str], *, default_database: str | None = None) -> dict[str, object]:
+    """What each variable is taken for, defaults included; secrets only as "set". Raises `ConfigurationError`."""
+    reader = _Reader(environ)
+    _read(reader, default_database)
+    if reader.problems:
+        raise ConfigurationError(*reader.problems)
+    return reader.shown
 
 
 def _read(reader: _Reader, default_database: str | None) -> Config:
@@ -160,14 +150,14 @@ def _read(reader: _Reader, default_database: str | None) -> Config:
         reader.problem("LEASE_S", f"must be at least 2 × OMS_TIMEOUT_S + 1 = {2 * timeout_s + 1:g}")
     return Config(
         database_url=_database_url(reader, default_database),
-        port=int(reader.number("PORT", 8008, at_least=1, at_most=65535)),
+        port=reader.whole("PORT", 8008, at_least=1, at_most=65535),
         oms=_oms(reader, timeout_s),
         authentication=_authentication(reader),
         settings=_settings(reader, timeout_s),
-        oms_concurrency=int(reader.number("OMS_CONCURRENCY", 8, at_least=1, at_most=256)),
+        oms_concurrency=reader.whole("OMS_CONCURRENCY", 8, at_least=1, at_most=256),
         oms_rate_per_s=reader.number("OMS_RATE_PER_S", 10, at_least=0),
         sweep_interval=reader.seconds("SWEEP_INTERVAL_S", 300),
-        adopt_max=int(reader.number("ADOPT_MAX", 20, at_least=0)),
+        adopt_max=reader.whole("ADOPT_MAX", 20, at_least=0),
         lease=timedelta(seconds=lease_s),
         display_tz=_time_zone(reader),
         log_level=_log_level(reader),
@@ -179,8 +169,8 @@ def _oms(reader: _Reader, timeout_s: float) -> OmsConfig:
     omnitron = _omnitron(reader)
     return OmsConfig(
         base_url=_base_url(reader, "OMS_BASE_URL"),
-        token=reader.text("OMS_TOKEN"),
-        auth_scheme=reader.text("OMS_AUTH_SCHEME", "Token"),
+        token=_header_text(reader, "OMS_TOKEN", reader.text("OMS_TOKEN")),
+        auth_scheme=_header_text(reader, "OMS_AUTH_SCHEME", reader.text("OMS_AUTH_SCHEME", "Token")),
         timeout_s=timeout_s,
         items_path=_path(reader, "OMS_ITEMS_PATH", "/api/v1/oms/packages/package-items/?package={id}"),
         logs_path=_path(reader, "OMS_LOGS_PATH", "/api/v1/oms/state-transition-logs/?object_id={id}"),
@@ -219,8 +209,8 @@ def _settings(reader: _Reader, timeout_s: float) -> Settings:
         retry_base=reader.seconds("RETRY_BASE_S", 5),
         retry_cap=reader.seconds("RETRY_CAP_S", 900),
         retry_max_age=reader.seconds("RETRY_MAX_AGE_S", 86400),
-        command_max_attempts=int(reader.number("COMMAND_MAX_ATTEMPTS", 8, at_least=1)),
-        ship_max_per_hour=int(reader.number("SHIP_MAX_PER_HOUR", 0, at_least=0)),
+        command_max_attempts=reader.whole("COMMAND_MAX_ATTEMPTS", 8, at_least=1),
+        ship_max_per_hour=reader.whole("SHIP_MAX_PER_HOUR", 0, at_least=0),
     )
 
 
@@ -230,7 +220,7 @@ def _command(reader: _Reader) -> Command:
         reader.problem(
             "SHIP_TRANSITION_ID", "set it or SHIP_SLUG: the transition that ships, as reported at installation"
         )
-    transition_id = int(reader.number("SHIP_TRANSITION_ID", 0, at_least=0)) if number else None
+    transition_id = reader.whole("SHIP_TRANSITION_ID", 0, at_least=0) if number else None
     return Command(transition_id, slug or None)
 
 
@@ -250,6 +240,12 @@ def _authentication(reader: _Reader) -> Authentication:
     return Authentication(secrets, basic or None, (name.strip(), value.strip()) if header else None)
 
 
+def _header_text(reader: _Reader, name: str, value: str) -> str:
+    if not (value.isascii() and value.isprintable()) or value != value.strip():
+        reader.problem(name, "must be printable ASCII without spaces or line breaks around it")
+    return value
+
+
 def _base_url(reader: _Reader, name: str) -> str:
     text = reader.required(name)
     try:
@@ -258,44 +254,67 @@ def _base_url(reader: _Reader, name: str) -> str:
     except ValueError:
         reader.problem(name, "not a URL")
         return text
-    if parts.scheme not in ("http", "https") or not host:
-        if text:
-            reader.problem(name, "must look like https://brand-oms.akinon.net")
+    if parts.scheme not in ("http", "https") or not host or not text.isprintable() or " " in text:
+        reader.problem(name, "must look like https://brand-oms.akinon.net")
     elif parts.scheme == "http" and host not in _LOOPBACK:
         reader.problem(name, "must be https unless it is on loopback")
-    elif parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
+    elif parts.path not in ("", "/") or any(mark in text for mark in "?#@"):
         reader.problem(name, "must have no path, query or user")
     return text.rstrip("/")
 
 
 def _path(reader: _Reader, name: str, default: str) -> str:
     path = reader.text(name, default)
-    if not path.startswith("/") or path.startswith("//") or "{id}" not in path:
-        reader.problem(name, "must be a path on the OMS that holds {id}")
+    try:
+        filled = path.format(id=1)
+    except (LookupError, ValueError, AttributeError):
+        filled = path
+    if not path.startswith("/") or path.startswith("//") or filled == path or not path.isprintable():
+        reader.problem(name, "must be a path on the OMS that holds {id} and no other braces")
     return path
 
 
 def _database_url(reader: _Reader, default: str | None) -> str:
-    url = reader.text("DATABASE_URL") or _database_url_of_parts(reader) or default
-    if not url:
+    text = reader.text("DATABASE_URL") or _database_url_of_parts(reader) or default
+    if not text:
         reader.problem("DATABASE_URL", f"required (for one machine: {SQLITE_DEFAULT})")
         return ""
-    scheme, separator, rest = url.partition("://")
-    if scheme in ("postgres", "postgresql", "postgresql+psycopg") and separator:
-        return f"postgresql+psycopg://{rest}"
-    if scheme != "sqlite" or not separator:
-        reader.problem("DATABASE_URL", "must begin with postgresql:// or sqlite:///")
-    elif reader.text("ACC_PROJECT_APP_UUID"):
-        reader.problem("DATABASE_URL", "SQLite does not last on this platform's disk; add the postgresql add-on")
-    return url
+    try:
+        url = sa.make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", text))
+    except (sa.exc.ArgumentError, ValueError):
+        reader.problem("DATABASE_URL", "not a URL; in user and password percent-encode what is no letter or digit")
+        return ""
+    shown = sa.URL.create(url.drivername, url.username, host=url.host, port=url.port, database=url.database)
+    reader.shown["DATABASE_URL"] = shown.render_as_string()
+    problem = _database_problem(url, on_platform=bool(reader.text("ACC_PROJECT_APP_UUID")))
+    if problem is not None:
+        reader.problem("DATABASE_URL", problem)
+    return url.render_as_string(hide_password=False)
+
+
+def _database_problem(url: sa.URL, *, on_platform: bool) -> str | None:
+    if url.drivername == "postgresql+psycopg":
+        return "an @ in user or password must be written %40" if "@" in (url.host or "") else None
+    if url.drivername != "sqlite":
+        return "must begin with postgresql:// or sqlite:///"
+    if on_platform:
+        return "SQLite does not last on this platform's disk; add the postgresql add-on"
+    return "must name a file, as sqlite:///var/autoship.db does" if url.database in (None, "", ":memory:") else None
 
 
 def _database_url_of_parts(reader: _Reader) -> str | None:
-    if not reader.text("DB_HOST"):
+    host = reader.text("DB_HOST")
+    if not host:
         return None
-    user, password = quote(reader.text("DB_USER"), safe=""), quote(reader.text("DB_PASSWORD"), safe="")
-    port = int(reader.number("DB_PORT", 5432, at_least=1, at_most=65535))
-    return f"postgresql://{user}:{password}@{reader.text('DB_HOST')}:{port}/{quote(reader.text('DB_NAME'), safe='')}"
+    url = sa.URL.create(
+        "postgresql",
+        reader.required("DB_USER"),
+        reader.text("DB_PASSWORD"),
+        host,
+        reader.whole("DB_PORT", 5432, at_least=1, at_most=65535),
+        reader.required("DB_NAME"),
+    )
+    return url.render_as_string(hide_password=False)
 
 
 def _rules(reader: _Reader) -> Rules:
@@ -326,11 +345,12 @@ def _log_format(reader: _Reader) -> str | None:
 
 
 class _Reader:
-    """Typed access to variables that notes problems instead of raising them."""
+    """Typed access to variables that notes problems instead of raising them, and what may be shown of each."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self._noted: dict[str, str] = {}
+        self.shown: dict[str, object] = {}
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -341,17 +361,23 @@ class _Reader:
 
     def text(self, name: str, default: str = "") -> str:
         """The value, that of the file `NAME_FILE` names, or the default; an empty value is unset."""
+        value = self._value(name) or default
+        self.shown[name] = value if name in _NO_SECRETS or not value else "set"
+        return value
+
+    def _value(self, name: str) -> str:
         value, path = self._environ.get(name, ""), self._environ.get(f"{name}_FILE", "")
         if name.endswith("_FILE") or not path:
-            return value or default
+            return value
         if value:
             self.problem(name, f"set either it or {name}_FILE, not both")
             return value
         try:
-            return Path(path).read_text(encoding="utf-8").removesuffix("\n") or default
+            # Universal newlines: CR LF at the end counts as the one newline that is removed.
+            return Path(path).read_text(encoding="utf-8").removesuffix("\n")
         except (OSError, UnicodeDecodeError) as problem:
             self.problem(f"{name}_FILE", f"cannot read {path}: {type(problem).__name__}")
-            return default
+            return ""
 
     def required(self, name: str) -> str:
         value = self.text(name)
@@ -367,25 +393,36 @@ class _Reader:
         value = self.text(name, "0").lower()
         if value not in ("1", "0", "true", "false"):
             self.problem(name, "must be 1, 0, true or false")
+        self.shown[name] = value in ("1", "true")
         return value in ("1", "true")
 
     def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
         value = self.text(name, default)
         if value not in choices:
             self.problem(name, f"must be one of {', '.join(filter(None, choices))}")
+        self.shown[name] = value
         return value
 
-    def number(self, name: str, default: float, *, at_least: float, at_most: float = 10**9) -> float:
-        text = self.text(name)
-        try:
-            value = float(text) if text else default
-        except ValueError:
-            value = float("nan")
-        if not at_least <= value <= at_most:
-            limit = f"from {at_least:g} to {at_most:g}" if at_most < 10**9 else f"of at least {at_least:g}"
-            self.problem(name, f"must be a number {limit}")
-            return default
-        return value
+    def number(self, name: str, default: float, *, at_least: float, at_most: float = _MOST) -> float:
+        return self._bounded(name, float, default, "number", at_least, at_most)
+
+    def whole(self, name: str, default: int, *, at_least: int, at_most: int = _MOST) -> int:
+        return self._bounded(name, int, default, "whole number", at_least, at_most)
 
     def seconds(self, name: str, default: float) -> timedelta:
         return timedelta(seconds=self.number(name, default, at_least=0))
+
+    def _bounded(
+        self, name: str, kind: Callable[[str], _Number], default: _Number, called: str, least: float, most: float
+    ) -> _Number:
+        text = self.text(name)
+        try:
+            value = kind(text) if text else default
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            limit = f"from {least:g} to {most:g}" if most < _MOST else f"of at least {least:g}"
+            self.problem(name, f"must be a {called} {limit}")
+            value = default
+        self.shown[name] = value
+        return value

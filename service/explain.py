@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +14,21 @@ from service import journal, policy, worklist
 from service.database import Database, Transaction, deliveries
 from service.errors import OmsUnreachable
 from service.oms import Oms
-from service.policy import Case, CaseState, NotFound, Reason, Settings, View
+from service.outcome import Misconfigured, Throttled, Unauthorised
+from service.policy import (
+    BadShape,
+    Case,
+    CaseState,
+    Evidence,
+    NotFound,
+    Outcome,
+    ReadFailed,
+    Reading,
+    Reason,
+    Settings,
+    Verdict,
+    View,
+)
 from service.snapshot import PackageSnapshot
 
 # For each state and reason: what it means, and what to do.
@@ -23,8 +38,8 @@ MEANINGS: Mapping[tuple[CaseState, Reason | None], tuple[str, str]] = {
         "Nothing to do. If this stays so, look for read.failed and database.unavailable in the logs.",
     ),
     (CaseState.WAITING, Reason.NOT_PACKED_YET): (
-        "A webhook said Packed, but the OMS does not show it as Packed.",
-        "Nothing to do: it is looked at again for 15 minutes, and at any later webhook.",
+        "The OMS does not show it as Packed.",
+        "Nothing to do: it is looked at again for 15 minutes, and after any later webhook that says Packed.",
     ),
     (CaseState.WAITING, Reason.ITEMS_MIXED): (
         "The package is Packed, but not all of its items are.",
@@ -82,7 +97,7 @@ MEANINGS: Mapping[tuple[CaseState, Reason | None], tuple[str, str]] = {
         "The command may or may not have been applied; it is read back.",
         "Nothing to do. It is sent again only when reads prove that it was not applied.",
     ),
-    (CaseState.SHIPPED, None): ("Shipped by us.", "Nothing to do."),
+    (CaseState.SHIPPED, None): ("Shipped after our command.", "Nothing to do."),
     (CaseState.ALREADY_SHIPPED, None): ("Shipped by somebody else.", "Nothing to do."),
     (CaseState.SKIPPED, Reason.RULE): (
         "A rule says it is not ours.",
@@ -95,11 +110,11 @@ MEANINGS: Mapping[tuple[CaseState, Reason | None], tuple[str, str]] = {
     ),
     (CaseState.SKIPPED, Reason.NOT_PACKED): (
         "It was not Packed during the 15 minutes we looked.",
-        "Nothing to do: any later webhook opens it again. Or run autoship recheck ID.",
+        "Nothing to do: any later webhook that says Packed opens it again. Or run autoship recheck ID.",
     ),
     (CaseState.SKIPPED, Reason.DISMISSED): (
         "A person dismissed it.",
-        "To take it up again: autoship recheck ID.",
+        "autoship recheck ID takes it up again.",
     ),
     (CaseState.WOULD_SHIP, None): (
         "Shadow mode: everything passed and no command was sent.",
@@ -118,7 +133,7 @@ MEANINGS: Mapping[tuple[CaseState, Reason | None], tuple[str, str]] = {
         "Look at the package's history in the OMS, then autoship dismiss ID.",
     ),
     (CaseState.NEEDS_ATTENTION, Reason.NOT_FOUND): (
-        "A webhook named it, but the OMS does not know it.",
+        "We were told of it, but the OMS does not know it.",
         "Check that the webhooks come from the OMS at OMS_BASE_URL; then autoship recheck ID.",
     ),
     (CaseState.NEEDS_ATTENTION, Reason.BAD_SHAPE): (
@@ -139,6 +154,16 @@ MEANINGS: Mapping[tuple[CaseState, Reason | None], tuple[str, str]] = {
     ),
 }
 
+# What makes us say that a package is shipped.
+PROOFS: Mapping[Evidence, str] = {
+    Evidence.READ_BACK: "Shipped by us: the OMS accepted our command, then the package left Packed.",
+    Evidence.EVENT: "Shipped: a signed webhook said so after our command.",
+    Evidence.TRANSITION_LOG: "Shipped by us: the OMS's transition log names our transition.",
+}
+_NOT_ALONE = "Shipped by us, or by somebody at the same moment: our command's own answer proves nothing."
+
+TABLE_HEADER = f"{'PACKAGE':>10}  {'NUMBER':<12} {'STATE':<16} {'REASON':<25} MEANING"
+
 
 def stored(database: Database, package_id: int) -> dict[str, Any] | None:
     """The explanation of a package we know, or None."""
@@ -147,32 +172,64 @@ def stored(database: Database, package_id: int) -> dict[str, Any] | None:
         if row is None:
             return None
         case = worklist.case_of(row)
-        meaning, advice = MEANINGS[case.state, case.reason]
-        return _frame(case, _summary(case, meaning), advice.replace("ID", str(package_id))) | {
+        attempts = [_attempt(attempt) for attempt in journal.attempt_rows(transaction, package_id)]
+        advice = _advice(MEANINGS[case.state, case.reason][1], package_id)
+        return _frame(case, _summary(case, attempts), advice) | {
             "next_check_at": instant(row["due_at"]),
-            "attempts": [_attempt(attempt) for attempt in journal.attempt_rows(transaction, package_id)],
+            "attempts": attempts,
             "timeline": _timeline(transaction, package_id),
         }
 
 
-def unseen(oms: Oms, settings: Settings, package_id: int, now: datetime) -> dict[str, Any]:
-    """What would happen to a package no webhook has named: the OMS is read, nothing is stored or commanded.
+def unseen(database: Database, oms: Oms, settings: Settings, package_id: int) -> dict[str, Any]:
+    """What would happen to a package nothing asked us to look at: the OMS is read, nothing is stored or commanded.
 
-    Raises `OmsUnreachable` where it gives no usable answer.
+    Raises `OmsUnreachable` where it gives no answer to judge.
     """
-    reading = oms.read(package_id)
-    case = Case(package_id=package_id)
-    if isinstance(reading, NotFound):
-        return _unseen(case, "Neither we nor the OMS know this package.", None)
-    if not isinstance(reading, PackageSnapshot):
-        raise OmsUnreachable(f"package {package_id} was never seen, and the OMS did not show it: {reading}")
-    view = View(case=case, settings=settings, now=now, jitter=0.0, shipped_values=settings.shipped_statuses)
-    verdict = policy.decide(view, reading)
-    would = "ship" if verdict.command or verdict.case.state is CaseState.WOULD_SHIP else "wait"
-    if verdict.case.state in policy.CLOSED:
-        would = "skip"
-    meaning = "Every check passes." if would == "ship" else MEANINGS[verdict.case.state, verdict.case.reason][0]
-    return _unseen(verdict.case, f"No webhook has named it. {meaning} We would {would}.", would)
+    with database.reading() as transaction:
+        now, deliveries_of_it = transaction.now, _timeline(transaction, package_id)
+    reading, case = oms.read(package_id), Case(package_id=package_id)
+    match reading:
+        case PackageSnapshot():
+            view = View(case=case, settings=settings, now=now, jitter=0.0, shipped_values=settings.shipped_statuses)
+            told = _projected(policy.decide(view, reading))
+        case NotFound():
+            told = _unseen(case, "Neither we nor the OMS know it.", "Check the number.", None)
+        case BadShape():
+            told = _unseen(case, f"We cannot judge it: {reading.problem}.", "Look at it in the OMS.", "wait")
+        case _:
+            raise OmsUnreachable(f"package {package_id} is new to us, and the OMS did not show it: {unread(reading)}")
+    return told | {"timeline": deliveries_of_it}
+
+
+def unread(reading: Reading) -> str:
+    """Why a read showed no package, in words that hold nothing secret."""
+    match reading:
+        case ReadFailed():
+            return reading.cause
+        case Unauthorised():
+            return f"it does not accept OMS_TOKEN here ({reading.status})"
+        case Throttled():
+            return f"it asks to wait {reading.retry_after.total_seconds():.0f} s (429)"
+        case Misconfigured():
+            return f"it answers with a redirect ({reading.status}); check OMS_BASE_URL"
+        case BadShape():
+            return reading.problem
+        case _:
+            return "it does not know the package"
+
+
+def listed(row: sa.RowMapping) -> dict[str, Any]:
+    """One package of a list, for programs."""
+    names = ("state", "reason", "held", "evidence", "episode", "number")
+    return {"id": row["package_id"], **{name: row[name] for name in names}, "next_check_at": instant(row["due_at"])}
+
+
+def table_line(row: sa.RowMapping) -> str:
+    """One package in a line under `TABLE_HEADER`."""
+    meaning = MEANINGS[CaseState(row["state"]), None if row["reason"] is None else Reason(row["reason"])][0]
+    number, reason = row["number"] or "", row["reason"] or ""
+    return f"{row['package_id']:>10}  {number:<12} {row['state']:<16} {reason:<25} {meaning}"
 
 
 def instant(moment: datetime | None) -> str | None:
@@ -180,10 +237,19 @@ def instant(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _summary(case: Case, meaning: str) -> str:
+def _summary(case: Case, attempts: Sequence[Mapping[str, Any]]) -> str:
+    if case.state is CaseState.SHIPPED and case.evidence is not None:
+        accepted = bool(attempts) and attempts[-1]["outcome"] == Outcome.ACCEPTED
+        return PROOFS[case.evidence] if accepted or case.evidence is not Evidence.READ_BACK else _NOT_ALONE
+    meaning = MEANINGS[case.state, case.reason][0]
     if case.read_problem is None:
         return meaning
-    return f"{meaning} The last {case.failed_reads} reads failed: {case.read_problem}."
+    reads = "read" if case.failed_reads == 1 else f"{case.failed_reads} reads"
+    return f"{meaning} The last {reads} failed: {case.read_problem}."
+
+
+def _advice(advice: str, package_id: int) -> str:
+    return re.sub(r"\bID\b", str(package_id), advice)
 
 
 def _frame(case: Case, summary: str, advice: str) -> dict[str, Any]:
@@ -203,9 +269,22 @@ def _frame(case: Case, summary: str, advice: str) -> dict[str, Any]:
     }
 
 
-def _unseen(case: Case, summary: str, would: str | None) -> dict[str, Any]:
-    advice = "If it should have been announced, check the webhooks in the OMS." if would else "Check the number."
-    return _frame(case, summary, advice) | {"state": None, "reason": None, "episode": 0, "would": would}
+def _projected(verdict: Verdict) -> dict[str, Any]:
+    """What the first look at a package would come to."""
+    case = verdict.case
+    advice = "If it should have been announced, check the webhooks in the OMS."
+    if verdict.command is not None or case.state is CaseState.WOULD_SHIP:
+        taking_up = f"autoship recheck {case.package_id} takes it up now."
+        return _unseen(case, "Every check passes.", f"{taking_up} {advice}", "ship")
+    would = "skip" if case.state in policy.CLOSED else "wait"
+    unreadable = f"We cannot judge it: {case.read_problem}."
+    return _unseen(case, unreadable if case.read_problem else MEANINGS[case.state, case.reason][0], advice, would)
+
+
+def _unseen(case: Case, meaning: str, advice: str, would: str | None) -> dict[str, Any]:
+    nothing_stored = {"state": None, "reason": None, "held": False, "episode": 0, "evidence": None}
+    summary = f"Nothing has asked us to look at it. {meaning}"
+    return _frame(case, summary, advice) | nothing_stored | {"would": would}
 
 
 def _attempt(row: sa.RowMapping) -> dict[str, Any]:

@@ -170,7 +170,7 @@ class _JsonFormatter(logging.Formatter):
 
 
 class _TextFormatter(logging.Formatter):
-    """For eyes: local time, event, fields."""
+    """For eyes: local time, event, package, then the other fields, the long uuid last."""
 
     def __init__(self, zone: tzinfo) -> None:
         super().__init__()
@@ -179,8 +179,12 @@ class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event, fields = _event_of(record)
         moment = datetime.fromtimestamp(record.created, self._zone)
-        told = " ".join(f"{name}={value}" for name, value in fields.items())
-        return f"{moment:%H:%M:%S}  {event:<24} {told}"
+        package_id = fields.get("package_id", "")
+        others = sorted(
+            fields.keys() - {"package_id"}, key=lambda name: (name == "event_uuid", list(fields).index(name))
+        )
+        told = " ".join(f"{name}={fields[name]}" for name in others)
+        return f"{moment:%H:%M:%S}  {event:<23} {package_id:>8}  {told}".rstrip()
 
 
 def _event_of(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:

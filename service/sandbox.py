@@ -531,6 +531,17 @@ def sample_oms() -> StandInOms:
     return oms
 
 
+# What they come to, as state and reason. Number 80 is given up after 15 minutes, as skipped and not_packed.
+SAMPLE_ENDS: Mapping[int, tuple[str, str | None]] = {
+    **dict.fromkeys((73, 74, 75, 76, 77, 78, 84), ("shipped", None)),
+    79: ("waiting", "items_mixed"),
+    80: ("waiting", "not_packed_yet"),
+    81: ("skipped", "cancelled"),
+    **dict.fromkeys((82, 83), ("skipped", "rule")),
+    85: ("already_shipped", None),
+}
+
+
 def play(oms: StandInOms, pace_s: float = 0.4, sleep: Callable[[float], None] = time.sleep) -> None:
     """A few seconds in a warehouse: most packages are packed, some go their own ways."""
     for package_id in (73, 74, 82, 75, 76, 83, 77, 78):
@@ -547,18 +558,28 @@ def play(oms: StandInOms, pace_s: float = 0.4, sleep: Callable[[float], None] = 
     oms.set_items(84, [PACKED, PACKED])
 
 
-def run_alone(port: int, say: Callable[[str], None]) -> None:
-    """The stand-in OMS in the foreground until Ctrl-C; `say` is told how to reach it."""
+def run_alone(port: int, webhooks_url: str, say: Callable[[Mapping[str, str]], None]) -> None:
+    """The stand-in OMS in the foreground until Ctrl-C; `say` is told the variables that reach it.
+
+    Its webhooks go to `webhooks_url`, repeated with growing pauses until somebody answers there.
+    """
     oms = sample_oms()
-    for package_id in oms.packages:
-        oms.pack(package_id)
     with serve(oms, port) as server:
-        say(f"OMS_BASE_URL={server.url}")
-        say(f"OMS_TOKEN={oms.token}")
-        say(f"SHIP_TRANSITION_ID={oms.transition_id}")
-        say(f"SHIP_SLUG={oms.slug}")
-        say(f"WEBHOOK_SECRETS={SANDBOX_SECRET}")
+        say(environment(server.url, oms))
+        oms.start(webhooks_url)
+        play(oms)
         threading.Event().wait()
+
+
+def environment(url: str, oms: StandInOms) -> dict[str, str]:
+    """The variables that make a service work with this stand-in."""
+    return {
+        "OMS_BASE_URL": url,
+        "OMS_TOKEN": oms.token,
+        "SHIP_TRANSITION_ID": str(oms.transition_id),
+        "SHIP_SLUG": oms.slug,
+        "WEBHOOK_SECRETS": SANDBOX_SECRET,
+    }
 
 
 def _state(value: str, enum_class: str) -> dict[str, Any]:

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from service import config as configuration
-from service import logs, sandbox
-from service.config import SANDBOX_DATABASE, SQLITE_DEFAULT
+from service import explain, logs, sandbox, worklist
+from service.config import SANDBOX_DATABASE, SQLITE_DEFAULT, Config
 from service.database import Database
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, DatabaseUnavailable
 from service.worker import on_signals
 
 SANDBOX_ENVIRONMENT = Path("var/sandbox.json")
+# Where one of these is set, a real OMS is meant.
+OMS_MARKS = ("OMS_", "OMNITRON_", "SHIP_", "WEBHOOK_")
+_NOT_TAKEN_OVER = (
+    *OMS_MARKS,
+    "COMMANDS_GATE",
+    "DATABASE_URL",
+    "DB_",
+    "ITEM_PACKED_STATUS",
+    "PACKED_STATUS",
+    "RULES_FILE",
+    "SHIPPED_STATUSES",
+)
 _PROCESSES = ("web", "worker")
 _POLL_S = 0.2
 _RESTART_AFTER_S = 1.0
-_STOP_WITHIN_S = 10.0
+_STOP_WITHIN_S = 9.0
 _CONFIGURATION_EXIT = 2
 
 
@@ -30,43 +44,48 @@ def serve(environ: Mapping[str, str]) -> int:
 
     Returns the exit code. Raises `ConfigurationError` and `DatabaseUnavailable` before anything is started.
     """
+    stopping = _stopping()
     config = configuration.load(environ, default_database=SQLITE_DEFAULT)
-    logs.configure(config.log_level, config.log_format, config.display_tz)
-    migrate(Database(config.database_url), config.oms.base_url)
-    return _supervise(dict(environ) | {"DATABASE_URL": environ.get("DATABASE_URL") or config.database_url})
+    refuse_taken_port(config.port, "PORT")
+    _prepare(config)
+    chosen = {"DATABASE_URL": config.database_url, "DATABASE_URL_FILE": ""}
+    return _supervise(dict(environ) | chosen, stopping)
 
 
-def serve_sandbox(environ: Mapping[str, str]) -> int:
+def serve_sandbox(environ: Mapping[str, str], say: Callable[[str], None]) -> int:
     """The same against a stand-in OMS on loopback that packs a few sample packages, with a database of its own.
 
-    Raises `ConfigurationError` where a real OMS is configured.
+    `say` is told what a newcomer should know. Raises `ConfigurationError` where a real OMS is configured.
     """
-    if environ.get("OMS_BASE_URL"):
+    if environ.get("OMS_BASE_URL") or environ.get("OMS_BASE_URL_FILE"):
         raise ConfigurationError("OMS_BASE_URL: is set; a sandbox must not be mistaken for the real thing")
+    stopping = _stopping()
+    own = _without_oms(environ)
     oms = sandbox.sample_oms()
     with sandbox.serve(oms) as server:
         mine = _sandbox_environment(server.url, oms)
-        own = {name: value for name, value in environ.items() if not name.startswith(("OMS_", "DATABASE_URL"))}
         config = configuration.load(own | mine)
-        logs.configure(config.log_level, config.log_format, config.display_tz)
-        logs.emit("sandbox.started", url=server.url)
-        migrate(Database(config.database_url), config.oms.base_url)
-        oms.start(f"http://127.0.0.1:{config.port}/webhooks/oms/packages")
-        player = threading.Thread(target=sandbox.play, args=(oms,), daemon=True)
-        player.start()
+        refuse_taken_port(config.port, "PORT")
+        _write_sandbox(mine | {"PORT": str(config.port)})
+        _prepare(config)
+        webhooks_url = f"http://127.0.0.1:{config.port}/webhooks/oms/packages"
+        say(f"Sandbox: a stand-in OMS at {server.url} packs {len(oms.packages)} sample packages. Ctrl-C ends it.")
+        oms.start(webhooks_url)
+        for task in (lambda: sandbox.play(oms), lambda: _tell_when_settled(config, say, stopping)):
+            threading.Thread(target=task, daemon=True).start()
         try:
-            return _supervise(own | mine)
+            return _supervise(own | mine, stopping)
         finally:
             oms.stop()
 
 
-def sandbox_environment() -> dict[str, str] | None:
-    """The environment of the last sandbox in this folder, so that other commands find it without being told."""
+def sandbox_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
+    """`environ` for the last sandbox in this folder, so that other commands find it without being told."""
     try:
         found: dict[str, str] = json.loads(SANDBOX_ENVIRONMENT.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found
+    return _without_oms(environ) | found
 
 
 def migrate(database: Database, oms_base_url: str) -> None:
@@ -77,32 +96,73 @@ def migrate(database: Database, oms_base_url: str) -> None:
     database.dispose()
 
 
-def _sandbox_environment(url: str, oms: sandbox.StandInOms) -> dict[str, str]:
-    """Writes the sandbox's files anew under `var/` and returns the environment that uses them."""
-    folder = SANDBOX_ENVIRONMENT.parent
-    folder.mkdir(exist_ok=True)
-    for stale in folder.glob("sandbox.db*"):
-        stale.unlink()
-    rules_file = folder / "sandbox-rules.toml"
-    rules_file.write_text(sandbox.SANDBOX_RULES, encoding="utf-8")
-    environment = {
-        "DATABASE_URL": SANDBOX_DATABASE,
-        "OMS_BASE_URL": url,
-        "OMS_TOKEN": oms.token,
-        "SHIP_TRANSITION_ID": str(oms.transition_id),
-        "SHIP_SLUG": oms.slug,
-        "WEBHOOK_SECRETS": sandbox.SANDBOX_SECRET,
-        "RULES_FILE": str(rules_file),
-        "SETTLE_S": "1",
-        "RETRY_BASE_S": "1",
-    }
-    SANDBOX_ENVIRONMENT.write_text(json.dumps(environment), encoding="utf-8")
-    return environment
+def refuse_taken_port(port: int, named: str, host: str = "0.0.0.0", within_s: float = 0.0) -> None:  # noqa: S104
+    """Raises `ConfigurationError` where the port cannot be listened on, also not `within_s` from now."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            with socket.socket() as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind((host, port))
+        except OSError as problem:
+            if time.monotonic() >= deadline:
+                cause = os.strerror(problem.errno or 0).lower()
+                raise ConfigurationError(f"{named}: cannot listen on port {port}: {cause}") from problem
+            time.sleep(_POLL_S)
+        else:
+            return
 
 
-def _supervise(environ: Mapping[str, str]) -> int:
+def _stopping() -> threading.Event:
+    """Set by the first SIGTERM or SIGINT from now on."""
     stopping = threading.Event()
     on_signals(stopping.set)
+    return stopping
+
+
+def _without_oms(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if not name.startswith(_NOT_TAKEN_OVER)}
+
+
+def _prepare(config: Config) -> None:
+    logs.configure(config.log_level, config.log_format, config.display_tz)
+    migrate(Database(config.database_url), config.oms.base_url)
+
+
+def _sandbox_environment(url: str, oms: sandbox.StandInOms) -> dict[str, str]:
+    rules_file = SANDBOX_ENVIRONMENT.with_name("sandbox-rules.toml")
+    rules_file.parent.mkdir(exist_ok=True)
+    rules_file.write_text(sandbox.SANDBOX_RULES, encoding="utf-8")
+    own = {"DATABASE_URL": SANDBOX_DATABASE, "RULES_FILE": str(rules_file), "SETTLE_S": "1", "RETRY_BASE_S": "1"}
+    return sandbox.environment(url, oms) | own
+
+
+def _write_sandbox(environment: Mapping[str, str]) -> None:
+    """Lets other commands find this sandbox, and begins its database anew."""
+    SANDBOX_ENVIRONMENT.write_text(json.dumps(environment), encoding="utf-8")
+    for stale in SANDBOX_ENVIRONMENT.parent.glob("sandbox.db*"):
+        stale.unlink()
+
+
+def _tell_when_settled(config: Config, say: Callable[[str], None], stopping: threading.Event) -> None:
+    """Says once what became of the sample packages."""
+    database = Database(config.database_url)
+    while not stopping.wait(_POLL_S):
+        try:
+            with database.reading() as transaction:
+                rows = worklist.listed(transaction, None, None)
+        except DatabaseUnavailable:
+            continue
+        if {row["package_id"]: (row["state"], row["reason"]) for row in rows} == sandbox.SAMPLE_ENDS:
+            table = "\n".join([explain.TABLE_HEADER, *(explain.table_line(row) for row in rows)])
+            say(f"\nAll sample packages are settled:\n\n{table}\n")
+            say("Try in another terminal, in this folder: autoship packages, autoship explain 79\n")
+            return
+
+
+def _supervise(environ: Mapping[str, str], stopping: threading.Event) -> int:
+    if stopping.is_set():
+        return 0
     running = {name: _start(name, environ) for name in _PROCESSES}
     exit_code = 0
     while not stopping.wait(_POLL_S):
