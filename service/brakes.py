@@ -49,7 +49,7 @@ class Brakes:
     probe_at: datetime | None
     probe_package_id: int | None
     hold_off_until: datetime | None
-    forbidden: tuple[int, ...]
+    forbidden: tuple[tuple[str, int], ...]
     next_slot_at: datetime | None
 
     def against_command(self, package_id: int, now: datetime) -> str | None:
@@ -67,7 +67,9 @@ def read(transaction: Transaction, *, lock: bool = False) -> Brakes:
     """The brakes; `lock` keeps other transactions from changing them until this one ends."""
     query = sa.select(*(column for column in brakes.c if column is not brakes.c.id))
     row = transaction.execute(query.with_for_update() if lock else query).mappings().one()
-    return Brakes(**dict(row) | {"forbidden": tuple(row["forbidden"])})
+    return Brakes(
+        **dict(row) | {"forbidden": tuple((operation, package_id) for operation, package_id in row["forbidden"])}
+    )
 
 
 def admit(transaction: Transaction, found: Brakes, due: Sequence[int], rate_per_s: float) -> Sequence[int]:
@@ -129,17 +131,13 @@ def note_answer(
         case Unauthorised(status=401):
             return _open(transaction, found, package_id, operation, "the OMS does not accept the token (401)")
         case Unauthorised():
-            forbidden = (*(one for one in found.forbidden if one != package_id), package_id)
-            _write(transaction, forbidden=list(forbidden[-FORBIDDEN_IN_A_ROW:]))
-            if len(forbidden) >= FORBIDDEN_IN_A_ROW:
-                return _open(
-                    transaction,
-                    found,
-                    package_id,
-                    operation,
-                    "the token may not do this (403 for three packages in a row)",
-                )
-            return None
+            this = (operation.value, package_id)
+            forbidden = (*(one for one in found.forbidden if one[0] == operation and one != this), this)
+            _write(transaction, forbidden=forbidden[-FORBIDDEN_IN_A_ROW:])
+            if len(forbidden) < FORBIDDEN_IN_A_ROW:
+                return None
+            cause = f"the token may not {operation} (403 for three packages in a row)"
+            return _open(transaction, found, package_id, operation, cause)
         case Misconfigured():
             cause = f"OMS_BASE_URL answers with a redirect ({answer.status})"
             return _open(transaction, found, package_id, operation, cause)
@@ -193,7 +191,7 @@ def _note_progress(transaction: Transaction, found: Brakes, operation: Operation
     if found.breaker_opened_at is not None and found.breaker_operation == operation:
         _write(transaction, **_CLOSED_BREAKER)
         return f"breaker closed: {found.breaker_cause} is over"
-    if found.forbidden:
+    if any(one[0] == operation for one in found.forbidden):
         _write(transaction, forbidden=[])
     return None
 

@@ -20,15 +20,18 @@ from service import config as configuration
 from service.config import Config
 from service.database import Database, Transaction
 from service.errors import AutoshipError, ConfigurationError, DatabaseOutdated, DatabaseUnavailable, OmsUnreachable
+from service.login import credentials
 from service.oms import Oms
 from service.policy import CaseState, Note, NotFound, Reason
 from service.rules import Rule, Rules
 from service.snapshot import PackageSnapshot
+from service.sweep import FILTER_IGNORED, Sweeper, Swept
 from service.wire import MAX_PACKAGE_ID
 
 MIGRATION_WAIT_S = 60.0
 # Longer than what is left of a killed web process holds on to its port.
 _PORT_WAIT_S = 5.0
+_SWEEP_WAIT_S = 2.0
 _PAGE = 500
 _PREVIEW = 20
 _DISMISSIBLE = (CaseState.WAITING, CaseState.WOULD_SHIP, CaseState.NEEDS_ATTENTION)
@@ -175,7 +178,7 @@ def explain_command(package_id: int, as_json: bool) -> None:
     config, database = _stored()
     told = explain.stored(database, package_id)
     if told is None:
-        with closing(Oms(config.oms)) as oms:
+        with closing(_oms(config, database)) as oms:
             told = explain.unseen(database, oms, config.settings, package_id)
     if as_json:
         _print_json(told)
@@ -257,7 +260,7 @@ def rules_check(context: click.Context, path: str | None, as_json: bool) -> None
 def rules_test(package_id: int, as_json: bool) -> None:
     """Read a package from the OMS and say which rule decides about it."""
     config = _config()
-    with closing(Oms(config.oms)) as oms:
+    with closing(_oms(config, Database(config.database_url))) as oms:
         reading = oms.read(package_id)
     if isinstance(reading, NotFound):
         raise click.ClickException(f"the OMS does not know package {package_id}")
@@ -336,6 +339,29 @@ def resume(as_json: bool) -> None:
         changed = brakes.resume(transaction)
         worklist.look_again_at(transaction, Reason.BRAKE)
     _report_brakes(False, changed, "resumed" if changed else "nothing held commands back", as_json)
+
+
+@main.command("sweep")
+@click.option("--dry-run", is_flag=True, help="Only list what would be looked at; exit 1 if there is anything.")
+@click.option("--adopt", is_flag=True, help="Take on all that is Packed, also what no webhook announced.")
+@_yes_option
+@_json_option
+def sweep_command(dry_run: bool, adopt: bool, yes: bool, as_json: bool) -> None:
+    """List all packages in Packed now, and have those looked at that no webhook announced."""
+    if dry_run and adopt:
+        raise click.UsageError("--dry-run and --adopt exclude each other")
+    config, database = _stored()
+    with closing(_oms(config, database)) as oms:
+        sweeper = Sweeper(config, database, oms, _pause, lambda listed: click.echo(f"listed {listed}", err=True))
+        if not dry_run and not adopt:
+            _report_swept(_sweep_at_once(sweeper, adopt=False), as_json)
+            return
+        preview = sweeper.dry_run(adopt=adopt)
+        _report_swept(preview, as_json)
+        if dry_run:
+            sys.exit(1 if preview.found else 0)
+        _ask(f"adopt {_counted(len(preview.found))}", yes)
+        _report_swept(_sweep_at_once(sweeper, adopt=True), as_json)
 
 
 @main.command()
@@ -451,9 +477,15 @@ def _confirm(action: str, database: Database, package_ids: Sequence[int], yes: b
     if len(package_ids) > _PREVIEW:
         lines.append(f"{'…':>10}  and {len(package_ids) - _PREVIEW} more")
     click.echo("\n".join(lines), err=True)
-    if yes or not package_ids:
+    if package_ids:
+        _ask(f"{action} {_counted(len(package_ids))}", yes)
+
+
+def _ask(what: str, yes: bool) -> None:
+    """Ends the command unless somebody says yes."""
+    if yes:
         return
-    click.echo(f"{action} {_counted(len(package_ids))}? [y/N] ", nl=False, err=True)
+    click.echo(f"{what}? [y/N] ", nl=False, err=True)
     answer = sys.stdin.readline()
     if not answer:
         raise click.UsageError("nobody is there to answer; add --yes")
@@ -471,6 +503,33 @@ def _report(package_id: int, done: bool, text: str, as_json: bool) -> None:
         _print_json({"id": package_id, "done": done, "text": text})
     else:
         click.echo(f"{package_id:>10}  {text}")
+
+
+def _oms(config: Config, database: Database) -> Oms:
+    return Oms(config.oms, credentials(config.oms, database))
+
+
+def _pause(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def _sweep_at_once(sweeper: Sweeper, adopt: bool) -> Swept:
+    while (swept := sweeper.sweep_if_due(at_once=True, adopt=adopt)) is None:
+        click.echo("another process sweeps; waiting for its end", err=True)
+        time.sleep(_SWEEP_WAIT_S)
+    return swept
+
+
+def _report_swept(swept: Swept, as_json: bool) -> None:
+    """What was found. Raises `ConfigurationError` or `OmsUnreachable` where not all could be listed."""
+    for one in swept.found:
+        _report(one.package_id, True, one.why, as_json)
+    click.echo(f"{_counted(swept.listed)} in Packed, {len(swept.found)} to look at", err=True)
+    if swept.problem is not None and swept.problem.startswith(FILTER_IGNORED):
+        raise ConfigurationError(f"OMS_LIST_FILTER: the OMS ignores it ({swept.problem})")
+    if swept.problem is not None:
+        raise OmsUnreachable(swept.problem)
 
 
 def _report_brakes(paused: bool, changed: bool, text: str, as_json: bool) -> None:

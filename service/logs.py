@@ -114,8 +114,8 @@ EVENTS: Mapping[str, Event] = {
     ),
     "look.crashed": Event(
         logging.ERROR,
-        "A defect of ours; the package is looked at again after its lease.",
-        ("package_id", "error", "trace"),
+        "A defect of ours, in a look or in the sweep (`where`); it is done again after its lease.",
+        ("where", "package_id", "error", "trace"),
         alert=True,
     ),
     "sandbox.started": Event(logging.INFO, "The stand-in OMS listens on loopback.", ("url",)),

@@ -18,7 +18,7 @@ from service.config import Config
 from service.database import Database, Transaction, deliveries, packages, sweep
 from service.oms import ListPage, Oms
 from service.outcome import Misconfigured, Throttled, Unauthorised
-from service.policy import Note, Reading, Settings
+from service.policy import Note, Reading, Reason, Settings
 from service.snapshot import PackageSnapshot
 
 MAX_UNORDERED_PASSES = 5
@@ -67,13 +67,24 @@ class _TurnLost(Exception):
 
 
 class Sweeper:
-    """Sweeps with one client of the OMS. `wait(seconds)` pauses, and is True once the sweep is to stop."""
+    """Sweeps with one client of the OMS.
 
-    def __init__(self, config: Config, database: Database, oms: Oms, wait: Callable[[float], bool]) -> None:
+    `wait(seconds)` pauses, and is True once the sweep is to stop. `told` hears how many are listed by now.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        oms: Oms,
+        wait: Callable[[float], bool],
+        told: Callable[[int], None] = lambda listed: None,
+    ) -> None:
         self._config = config
         self._database = database
         self._oms = oms
         self._wait = wait
+        self._told = told
 
     @property
     def poll_interval_s(self) -> float:
@@ -87,38 +98,35 @@ class Sweeper:
         """
         with self._database.transaction() as transaction:
             turn = self._take_turn(transaction, at_once or adopt)
-            if turn is not None and adopt:
-                worklist.adopt_backlog(transaction)
         if turn is None:
             return None
         try:
-            swept = self._pass(turn, adopt)
+            swept = self._pass(turn.cursor, lambda page: self._take_in(turn, page, adopt))
             self._end(turn, swept)
         except _TurnLost:
             return None
         return swept
 
-    def dry_run(self) -> Swept:
-        """What a pass would have looked at. Stores and hints nothing."""
-        listed, found = 0, list[Found]()
-        for page in self._pages(0):
-            if isinstance(page, str):
-                return Swept(listed, tuple(found), page)
+    def dry_run(self, *, adopt: bool = False) -> Swept:
+        """What a pass would have looked at; with `adopt` the backlog too. Stores and hints nothing."""
+
+        def judge(page: _Page) -> list[Found]:
             with self._database.reading() as transaction:
-                found += _worth_a_look(transaction, page.packages, self._config.settings)
-            listed += len(page.packages)
-        return Swept(listed, tuple(found))
+                return _worth_a_look(transaction, page.packages, self._config.settings, adopt=adopt)
+
+        return self._pass(0, judge)
 
     # One pass.
 
-    def _pass(self, turn: _Turn, adopt: bool) -> Swept:
-        listed, found = 0, list[Found]()
-        for page in self._pages(turn.cursor):
+    def _pass(self, cursor: int, take: Callable[[_Page], list[Found]]) -> Swept:
+        listed, found = set[int](), dict[int, Found]()
+        for page in self._pages(cursor):
             if isinstance(page, str):
-                return Swept(listed, tuple(found), page)
-            found += self._take_in(turn, page, adopt)
-            listed += len(page.packages)
-        return Swept(listed, tuple(found))
+                return Swept(len(listed), tuple(found.values()), page)
+            found |= {one.package_id: one for one in take(page)}
+            listed |= {package.package_id for package in page.packages}
+            self._told(len(listed))
+        return Swept(len(listed), tuple(found.values()))
 
     def _pages(self, cursor: int) -> Iterator[_Page | str]:
         """The pages behind `cursor`, or a problem as the last of them.
@@ -195,7 +203,7 @@ class Sweeper:
     def _take_in(self, turn: _Turn, page: _Page, adopt: bool) -> list[Found]:
         """Hints at what is worth a look and moves the cursor, in one transaction."""
         with self._database.transaction() as transaction:
-            found = _worth_a_look(transaction, page.packages, self._config.settings)
+            found = _worth_a_look(transaction, page.packages, self._config.settings, adopt=adopt)
             unannounced = [one for one in found if one.why == policy.UNANNOUNCED]
             may_adopt = self._may_adopt(transaction, turn, adopt)
             backlog = [] if may_adopt is None else unannounced[may_adopt:]
@@ -280,10 +288,18 @@ class Sweeper:
         return missed
 
 
-def _worth_a_look(transaction: Transaction, page: tuple[PackageSnapshot, ...], settings: Settings) -> list[Found]:
-    cases = worklist.cases_of(transaction, [package.package_id for package in page])
-    judged = ((one, policy.worth_a_look(cases.get(one.package_id), one, settings, transaction.now)) for one in page)
-    return [Found(package.package_id, why) for package, why in judged if why is not None]
+def _worth_a_look(
+    transaction: Transaction, page: tuple[PackageSnapshot, ...], settings: Settings, *, adopt: bool
+) -> list[Found]:
+    found, cases = [], worklist.cases_of(transaction, [package.package_id for package in page])
+    for package in page:
+        case = cases.get(package.package_id)
+        why = policy.worth_a_look(case, package, settings, transaction.now)
+        if adopt and case is not None and case.reason is Reason.BACKLOG_TO_CONFIRM:
+            why = "it waits to be adopted"
+        if why is not None:
+            found.append(Found(package.package_id, why))
+    return found
 
 
 def _write(transaction: Transaction, turn: _Turn, values: Mapping[str, object]) -> None:

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import FrameType
 
@@ -19,7 +20,9 @@ from service.attend import Attendant
 from service.config import Config
 from service.database import Database, workers
 from service.errors import DatabaseUnavailable
+from service.login import credentials
 from service.oms import Oms
+from service.sweep import Sweeper
 from service.worklist import Claim
 
 HEARTBEAT_S = 10
@@ -34,7 +37,9 @@ class Worker:
         self._config = config
         self._database = database
         self._name = name
+        self._credentials = credentials(config.oms, database)
         self._stop_at: float | None = None
+        self._stopping = threading.Event()
         self._claimed: SimpleQueue[Claim | None] = SimpleQueue()
         # What the main loop waits for: a finished look, or None for a wake-up.
         self._events: SimpleQueue[Claim | None] = SimpleQueue()
@@ -53,8 +58,10 @@ class Worker:
             threading.Thread(target=self._work, name=f"look-{number}", daemon=True)
             for number in range(self._config.oms_concurrency)
         ]
-        listener = threading.Thread(target=self._listen, name="wake-ups", daemon=True)
-        for thread in (*threads, listener):
+        others = [threading.Thread(target=self._listen, name="wake-ups", daemon=True)]
+        if self._config.sweep_interval:
+            others.append(threading.Thread(target=self._sweep, name="sweep", daemon=True))
+        for thread in (*threads, *others):
             thread.start()
         logs.emit(
             "worker.started",
@@ -66,6 +73,7 @@ class Worker:
         while self._stop_at is None:
             self._claim()
             self._wait(self._database.poll_interval_s)
+        self._stopping.set()
         return self._drain(len(threads), self._stop_at + DRAIN_WITHIN_S)
 
     def _claim(self) -> None:
@@ -100,17 +108,29 @@ class Worker:
         self._events.put(None)  # unlike an Event's `set`, safe within a signal handler
 
     def _work(self) -> None:
-        oms = Oms(self._config.oms)
+        oms = Oms(self._config.oms, self._credentials)
         attendant = Attendant(self._database, oms, self._config.settings, self._config.lease, random.random)
         while (claimed := self._claimed.get()) is not None:
-            try:
-                attendant.attend(claimed)
-            except DatabaseUnavailable as problem:
-                logs.emit("database.unavailable", where="look", cause=str(problem))
-            except Exception as problem:  # noqa: BLE001 - the last resort: one package must not stop the others
-                trace = logs.trace_of(problem)
-                logs.emit("look.crashed", package_id=claimed.case.package_id, error=type(problem).__name__, trace=trace)
+            self._guarded("look", partial(attendant.attend, claimed), claimed.case.package_id)
             self._events.put(claimed)
+        oms.close()
+
+    @staticmethod
+    def _guarded(where: str, work: Callable[[], object], package_id: int | None = None) -> None:
+        try:
+            work()
+        except DatabaseUnavailable as problem:
+            logs.emit("database.unavailable", where=where, cause=str(problem))
+        except Exception as problem:  # noqa: BLE001 - the last resort: one package must not stop the others
+            error, trace = type(problem).__name__, logs.trace_of(problem)
+            logs.emit("look.crashed", where=where, package_id=package_id, error=error, trace=trace)
+
+    def _sweep(self) -> None:
+        """Sweeps when it is due and no other worker does."""
+        oms = Oms(self._config.oms, self._credentials)
+        sweeper = Sweeper(self._config, self._database, oms, self._stopping.wait)
+        while not self._stopping.wait(sweeper.poll_interval_s):
+            self._guarded("sweep", sweeper.sweep_if_due)
         oms.close()
 
     def _listen(self) -> None:

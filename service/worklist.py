@@ -76,15 +76,6 @@ def put_in_backlog(database: Database, transaction: Transaction, package_id: int
     transaction.execute(insert.on_conflict_do_nothing())
 
 
-def adopt_backlog(transaction: Transaction) -> int:
-    """Makes everything that waits in the backlog due. How much that was."""
-    backlog = sa.update(packages).where(
-        packages.c.state == CaseState.WAITING, packages.c.reason == Reason.BACKLOG_TO_CONFIRM
-    )
-    adopted = backlog.values(hint_seq=packages.c.hint_seq + 1, hinted=True, due_at=transaction.now)
-    return transaction.execute(adopted).rowcount
-
-
 def count_backlog(transaction: Transaction) -> int:
     """How many packages wait to be adopted."""
     backlog = (packages.c.state == CaseState.WAITING, packages.c.reason == Reason.BACKLOG_TO_CONFIRM)
@@ -327,7 +318,9 @@ def _claim_of(row: sa.RowMapping) -> Claim | None:
         return Claim(case_of(row), row["fence"], row["hint_seq"], row["hinted"], row["leased_until"])
     except (TypeError, ValueError) as problem:
         trace = logs.trace_of(problem)
-        logs.emit("look.crashed", package_id=row["package_id"], error=type(problem).__name__, trace=trace)
+        logs.emit(
+            "look.crashed", where="claim", package_id=row["package_id"], error=type(problem).__name__, trace=trace
+        )
         return None
 
 

@@ -680,3 +680,27 @@ def test_recheck_while_a_command_is_unconfirmed_is_no_second_command(floor: Floo
     assert floor.where(73)[0] == "shipping"
     with floor.store.transaction() as transaction:
         assert not worklist.dismiss(transaction, 73)
+
+
+def test_403_for_three_packages_in_a_row_opens_the_breaker_though_each_was_read_well(floor: Floor) -> None:
+    for package_id in (1, 2, 3):
+        floor.oms.create(package_id, [PACKED], state=PACKED)
+        floor.hint(package_id)
+        floor.oms.script("command", answers(403))
+        floor.look()
+    with floor.store.reading() as transaction:
+        found = brakes.read(transaction)
+    assert found.breaker_opened_at is not None
+    assert found.breaker_package_id == 3
+
+
+def test_the_hourly_cap_pauses_before_the_command_that_would_exceed_it(floor_with: Callable[..., Floor]) -> None:
+    floor = floor_with(SHIP_MAX_PER_HOUR="2")
+    for package_id in (1, 2, 3):
+        floor.oms.create(package_id, [PACKED], state=PACKED)
+        floor.hint(package_id)
+        floor.look()
+    assert [floor.oms.commands_for(package_id) for package_id in (1, 2, 3)] == [1, 1, 0]
+    assert floor.where(3) == ("waiting", "brake")
+    with floor.store.reading() as transaction:
+        assert "SHIP_MAX_PER_HOUR" in (brakes.read(transaction).against_command(3, floor.clock.now) or "")
