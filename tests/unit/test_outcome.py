@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.outcome import (
@@ -123,24 +123,6 @@ def test_without_an_answer_there_is_no_status_and_the_oms_may_still_be_at_work()
     assert Ambiguous("ReadTimeout") == Ambiguous("ReadTimeout", status=None, concluded=False)
 
 
-KINDS = {
-    2: (Accepted, Ambiguous),
-    3: (Misconfigured,),
-    4: (Refused, Unauthorised, Throttled, Ambiguous),
-}
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(100, 599), st.dictionaries(st.sampled_from(["retry-after", "x"]), ANY_TEXT), st.binary(max_size=9))
-@example(429, {"retry-after": "9" * 5000}, b"")
-def test_every_answer_has_a_meaning_and_only_an_empty_2xx_is_accepted(
-    status: int, headers: dict[str, str], body: bytes
-) -> None:
-    answer = classify(status, headers, body, NOW)
-    assert isinstance(answer, KINDS.get(status // 100, (Ambiguous,)))
-    assert isinstance(answer, Accepted) == (200 <= status < 300 and not body)
-
-
 # The OMS's words
 
 
@@ -209,7 +191,7 @@ def test_what_cannot_be_read_or_no_calendar_holds_asks_for_30_seconds(value: str
 DATES = ["Mon,", "01", "Jan", "2026", "9" * 12, "9" * 20, "00:00:00", "GMT", "+0300", "+" + "9" * 13, ",", ":", "-"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ANY_TEXT | st.lists(st.sampled_from(DATES), max_size=7).map(" ".join))
 def test_any_retry_after_is_a_wait_from_1_second_to_15_minutes(value: str) -> None:
     assert SECOND <= waits(value) <= QUARTER
@@ -236,7 +218,7 @@ def test_the_delay_stops_doubling_after_30_failures() -> None:
     assert delays == [microsecond * 2**28, *[microsecond * 2**29] * 3]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 10**6), st.integers(0, 10**9), st.integers(0, 10**9), st.floats(0, 1, exclude_max=True))
 def test_the_delay_of_any_configuration_is_at_least_a_second_and_at_most_the_cap(
     failures: int, base_s: int, cap_s: int, jitter: float

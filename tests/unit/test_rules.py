@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from service.errors import RulesError
 from service.rules import TEXT_FIELDS, YES_NO_FIELDS, Action, FieldMissing, Match, Rule, Rules, judge, parse
@@ -71,35 +67,6 @@ def test_a_rule_one_field_contradicts_does_not_wait_for_another_that_is_missing(
     asks = a_rule(channel_name="Shop", payment_type="cash")
     assert judge(Rules((asks,), "skip"), {"payment_type": "card"}) == Match("skip")
     assert judge(Rules((asks,), "skip"), {"channel_name": "Market"}) == Match("skip")
-
-
-VALUES = {field: st.sampled_from(["a", "b", None]) for field in TEXT_FIELDS} | {
-    field: st.booleans() for field in YES_NO_FIELDS
-}
-CONDITIONS = st.fixed_dictionaries(
-    {},
-    optional={field: st.frozensets(st.sampled_from(["a", "b"]), min_size=1) for field in TEXT_FIELDS}
-    | {field: st.booleans().map(lambda value: frozenset({value})) for field in YES_NO_FIELDS},
-)
-RULES = st.builds(
-    Rules,
-    st.lists(st.builds(Rule, st.just("rule"), CONDITIONS, st.sampled_from(["ship", "skip"])), max_size=4).map(tuple),
-    st.sampled_from(["ship", "skip"]),
-)
-
-
-@settings(max_examples=100, deadline=None)
-@given(RULES, st.fixed_dictionaries({}, optional=VALUES))
-def test_judging_is_first_match_in_three_valued_logic(rules: Rules, facts: Mapping[str, Any]) -> None:
-    expected: Match | FieldMissing = Match(rules.default)
-    for rule in rules.rules:
-        truth = {field: (facts[field] in allowed if field in facts else None) for field, allowed in rule.when.items()}
-        if False in truth.values():
-            continue
-        unknown = [field for field, value in truth.items() if value is None]
-        expected = FieldMissing(rule, unknown[0]) if unknown else Match(rule.action, rule)
-        break
-    assert judge(rules, facts) == expected
 
 
 # Reading the file

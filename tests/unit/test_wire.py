@@ -201,7 +201,7 @@ def test_what_is_no_object_is_read_as_nothing(value: object) -> None:
     assert Parcel().read_with_problems(value) == ({}, {"_schema": ["not an object"]})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from([Text(), Id(), OwnerId(), State(), Moment()]), JSON)
 def test_every_field_returns_or_refuses_whatever_json_holds(field: fields.Field[Any], value: object) -> None:
     try:
