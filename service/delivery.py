@@ -152,7 +152,7 @@ def _interpret(document: object, secret_index: int | None) -> Delivery | Unusabl
 
 def _decoded(body: bytes) -> str:
     try:
-        return body.decode("utf-8")
+        return body.decode()
     except UnicodeDecodeError as problem:
         raise DeliveryRejected(400, "bad_utf8") from problem
 
@@ -167,12 +167,12 @@ def _parse(text: str) -> tuple[object, str | None]:
             problems.append("duplicate_keys")
         return members
 
-    def integer(digits: str) -> int:
+    def integer(digits: str) -> int | None:
         try:
             return int(digits)
         except ValueError:  # CPython's limit on the digits of one integer
             problems.append("number_too_big")
-            return 0
+            return None
 
     try:
         document = json.loads(text, object_pairs_hook=unique, parse_int=integer, parse_constant=_refuse_constant)
@@ -192,7 +192,7 @@ def _hmac(secret: str, body: bytes) -> str:
 def _same(presented: str, expected: str) -> bool:
     # WSGI hands header bytes over as latin-1, so this compares the bytes that were sent.
     as_sent = expected.encode().decode("latin-1")
-    return hmac.compare_digest(presented.encode("utf-8", "surrogatepass"), as_sent.encode())
+    return hmac.compare_digest(presented.encode(errors="surrogatepass"), as_sent.encode())
 
 
 def _is_basic(authorization: str, expected: str) -> bool:

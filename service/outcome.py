@@ -111,7 +111,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime
 
 def words_of(body: bytes) -> str:
     """The OMS's own words, storable, at most 500 characters."""
-    return clean(body[: MAX_WORDS * 4].decode("utf-8", "replace").strip(), MAX_WORDS)
+    return clean(body[: MAX_WORDS * 4].decode(errors="replace").strip(), MAX_WORDS)
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta:

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any, Literal
 
 from service.errors import RulesError
@@ -95,8 +96,7 @@ class _Lines:
     def by_rule(self) -> list[_Lines]:
         """The lines of each `[[rule]]`, from its header to the next."""
         starts = [index for index, line in enumerate(self.lines) if _RULE_HEADER.match(line)]
-        ends = [*starts[1:], len(self.lines)]
-        return [_Lines(start + 1, self.lines[start:end]) for start, end in zip(starts, ends, strict=False)]
+        return [_Lines(start + 1, self.lines[start:end]) for start, end in pairwise([*starts, len(self.lines)])]
 
 
 class _Reader:

@@ -263,6 +263,7 @@ def test_a_logged_transition_is_ours_by_number_then_by_slug_and_another_slug_pro
         (SHIPPED, PACKED, False),
         (StateValue(PACKAGE, "400"), SHIPPED, False),
         (None, SHIPPED, False),
+        (PACKED, PACKED, False),
         (PACKED, StateValue(None, "500"), False),
         (StateValue("OrderItemStatus", "500"), SHIPPED, False),
     ],

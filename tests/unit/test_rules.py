@@ -48,6 +48,7 @@ def test_the_first_rule_that_matches_wins() -> None:
     facts = {"channel_name": "Shop", "payment_type": "cash"}
     assert judge(Rules((first, second)), facts) == Match("skip", first)
     assert judge(Rules((second, first)), facts) == Match("ship", second)
+    assert judge(Rules((first, second)), facts | {"channel_name": "Market"}) == Match("ship", second)
 
 
 @pytest.mark.parametrize("channel", ["shop", "Shop ", "", None, False])
@@ -164,6 +165,7 @@ def test_a_default_is_required_where_there_are_rules_and_one_below_a_rule_is_non
     assert problems(a_file('action = "ship"', default="")) == [DEFAULT_MISSING]
     below = a_file('action = "ship"', 'default = "ship"', default="")
     assert problems(below) == [DEFAULT_MISSING, "line 5: unknown key 'default'"]
+    assert problems('\ndefault = "send"') == ["line 2: " + BAD_ACTION.format("'send'")]
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_an_instant_without_an_offset_is_utc_wherever_the_machine_is(
         time.tzset()
         moment = Moment().deserialize(text)
     time.tzset()
-    assert moment == datetime(2020, 5, 12, 14, 11, 10, 580441, UTC)
+    assert (moment, moment.utcoffset()) == (datetime(2020, 5, 12, 14, 11, 10, 580441, UTC), timedelta(0))
 
 
 @pytest.mark.parametrize("value", ["", "yesterday", "2020-13-01", "\ud800", "\x00", 1589292670, True, [], {}])
