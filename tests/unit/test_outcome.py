@@ -100,6 +100,8 @@ def test_only_a_2xx_without_a_single_byte_is_accepted(status: int) -> None:
 def test_429_is_throttled_for_as_long_as_it_asks_and_only_429() -> None:
     headers = {"retry-after": "7"}
     assert classify(429, headers, b"", NOW) == Throttled(timedelta(seconds=7))
+    date = {"retry-after": "Tue, 24 Nov 2026 12:00:40 GMT"}
+    assert classify(429, date, b"", NOW) == Throttled(timedelta(seconds=40))
     assert classify(503, headers, b"", NOW) == Ambiguous("answered 503", 503, concluded=True)
 
 
