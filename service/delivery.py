@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from marshmallow import ValidationError, fields
 
 from service.errors import DeliveryRejected
-from service.wire import PackageId, State, StateValue, Text, TolerantSchema
+from service.wire import Id, State, StateValue, Text, TolerantSchema
 
 # dj-whisperer 0.5.3, client.py: sha256=<hex of HMAC-SHA256(secret, body)> over the bytes sent.
 SIGNATURE_HEADER = "x-whisperer-signature"
@@ -85,16 +85,12 @@ class _Event(TolerantSchema):
 
 
 class _Payload(TolerantSchema):
-    id = PackageId()
+    id = Id()
     state = State()
 
 
 _EVENT = _Event()
 _PAYLOAD = _Payload()
-
-
-class _DuplicateKeys(Exception):
-    """Two values under one name: which one the sender meant cannot be known."""
 
 
 def authenticate(headers: Mapping[str, str], body: bytes, required: Authentication) -> int | None:
@@ -133,15 +129,11 @@ def read(content_type: str | None, body: bytes, secret_index: int | None = None)
     if media_type and not _JSON_MEDIA_TYPE.match(media_type):
         raise DeliveryRejected(415, "not_json")
     try:
-        document = json.loads(_decoded(body), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as problem:
-        raise DeliveryRejected(400, "bad_json") from problem
-    except _DuplicateKeys:
-        return Unusable("duplicate_keys", secret_index=secret_index)
+        document, problem = _parse(_decoded(body))
     except RecursionError:
         return Unusable("too_deep", secret_index=secret_index)
-    except ValueError:  # CPython's limit on the digits of one integer
-        return Unusable("number_too_big", secret_index=secret_index)
+    if problem is not None:
+        return Unusable(problem, secret_index=secret_index)
     return _interpret(document, secret_index)
 
 
@@ -160,16 +152,33 @@ def _interpret(document: object, secret_index: int | None) -> Delivery | Unusabl
 
 def _decoded(body: bytes) -> str:
     try:
-        return body.decode("utf-8")
+        return body.decode()
     except UnicodeDecodeError as problem:
         raise DeliveryRejected(400, "bad_utf8") from problem
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise _DuplicateKeys
-    return members
+def _parse(text: str) -> tuple[object, str | None]:
+    """The document, and why it cannot be worked with although it is JSON to its end."""
+    problems: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            problems.append("duplicate_keys")
+        return members
+
+    def integer(digits: str) -> int | None:
+        try:
+            return int(digits)
+        except ValueError:  # CPython's limit on the digits of one integer
+            problems.append("number_too_big")
+            return None
+
+    try:
+        document = json.loads(text, object_pairs_hook=unique, parse_int=integer, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as problem:
+        raise DeliveryRejected(400, "bad_json") from problem
+    return document, problems[0] if problems else None
 
 
 def _refuse_constant(_: str) -> NoReturn:
@@ -182,7 +191,8 @@ def _hmac(secret: str, body: bytes) -> str:
 
 def _same(presented: str, expected: str) -> bool:
     # WSGI hands header bytes over as latin-1, so this compares the bytes that were sent.
-    return hmac.compare_digest(presented.encode("latin-1", "replace"), expected.encode())
+    as_sent = expected.encode().decode("latin-1")
+    return hmac.compare_digest(presented.encode(errors="surrogatepass"), as_sent.encode())
 
 
 def _is_basic(authorization: str, expected: str) -> bool:

@@ -111,7 +111,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime
 
 def words_of(body: bytes) -> str:
     """The OMS's own words, storable, at most 500 characters."""
-    return clean(body[: MAX_WORDS * 4].decode("utf-8", "replace").strip(), MAX_WORDS)
+    return clean(body[: MAX_WORDS * 4].decode(errors="replace").strip(), MAX_WORDS)
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta:
@@ -129,8 +129,8 @@ def backoff(failures: int, base: timedelta, cap: timedelta, jitter: float) -> ti
 
     At least one second, so that a package is never looked at in a tight loop.
     """
-    whole = min(cap, base * float(2 ** min(max(failures, 0), 30)))
-    return max(timedelta(seconds=1), whole * jitter)
+    whole_s = min(cap.total_seconds(), base.total_seconds() * 2.0 ** min(failures, 30))
+    return timedelta(seconds=max(1.0, whole_s * jitter))
 
 
 def names_transition(entry: LoggedTransition, command: Command) -> bool | None:
@@ -163,6 +163,6 @@ def _is(state: StateValue | None, enum_class: str, value: str) -> bool:
 def _until(http_date: str, now: datetime) -> timedelta:
     try:
         moment = parsedate_to_datetime(http_date)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return _DEFAULT_RETRY_AFTER
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now

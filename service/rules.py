@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any, Literal
 
 from service.errors import RulesError
@@ -16,6 +17,8 @@ Action = Literal["ship", "skip"]
 
 TEXT_FIELDS = ("channel_name", "stock_location_erp_code", "payment_type")
 YES_NO_FIELDS = ("has_shipment", "has_invoice")
+MAX_NUMBER = 10**9  # as in the environment; every database can store it
+_RULE_HEADER = re.compile(r"\s*\[\[\s*[\"']?rule[\"']?\s*\]\]")
 _RULE_KEYS = {"name", "when", "action", "transition_id", "slug", "grace_s"}
 
 
@@ -68,52 +71,72 @@ def parse(text: str) -> Rules:
     """Rules from the text of a TOML file. Raises `RulesError` with every problem and its line."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
+    except (ValueError, RecursionError) as problem:
         raise RulesError(f"not TOML: {problem}") from problem
     reader = _Reader(text)
     rules = reader.rules(document)
     if reader.problems:
-        raise RulesError(*reader.problems)
+        raise RulesError(*(f"line {line}: {problem}" for line, problem in sorted(reader.problems)))
     return rules
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """Some lines of the file, numbered from `first`, to say where a problem is."""
+
+    first: int
+    lines: Sequence[str]
+
+    def of(self, key: str) -> int:
+        """The number of the line that sets or opens `key`; else of the first one."""
+        opening = re.compile(rf"[\s\[]*(rule\.)?[\"']?{re.escape(key)}(?![\w-])")
+        found = (number for number, line in enumerate(self.lines, self.first) if opening.match(line))
+        return next(found, self.first)
+
+    def by_rule(self) -> list[_Lines]:
+        """The lines of each `[[rule]]`, from its header to the next."""
+        starts = [index for index, line in enumerate(self.lines) if _RULE_HEADER.match(line)]
+        return [_Lines(start + 1, self.lines[start:end]) for start, end in pairwise([*starts, len(self.lines)])]
 
 
 class _Reader:
     """Collects problems instead of stopping at the first."""
 
     def __init__(self, text: str) -> None:
-        self._lines = text.splitlines()
-        self.problems: list[str] = []
+        self._file = _Lines(1, text.split("\n"))
+        self.problems: list[tuple[int, str]] = []
 
     def rules(self, document: Mapping[str, Any]) -> Rules:
         for key in document.keys() - {"rule", "default"}:
-            self._problem(self._line(key), f"unknown key {key!r}")
+            self._problem(self._file.of(key), f"unknown key {key!r}")
         tables = document.get("rule", [])
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            self._problem(self._line("rule"), "write each rule as [[rule]]")
+            self._problem(self._file.of("rule"), "write each rule as [[rule]]")
             tables = []
         if tables and "default" not in document:
             self._problem(1, 'default = "ship" or "skip" is required when there are rules')
-        default = self._action(document.get("default", "ship"), self._line("default"))
-        return Rules(tuple(self._rule(index, table) for index, table in enumerate(tables)), default)
+        default = self._action(document.get("default", "ship"), self._file.of("default"))
+        places = self._file.by_rule()
+        if len(places) != len(tables):  # written as one list, or a text holds what looks like a header
+            places = [self._file] * len(tables)
+        return Rules(tuple(map(self._rule, tables, places)), default)
 
-    def _rule(self, index: int, table: Mapping[str, Any]) -> Rule:
-        start = self._header(index)
+    def _rule(self, table: Mapping[str, Any], lines: _Lines) -> Rule:
         name = table.get("name")
         if not isinstance(name, str) or not name:
-            self._problem(start, "a rule needs a name")
+            self._problem(lines.first, "a rule needs a name")
         for key in table.keys() - _RULE_KEYS:
-            self._problem(self._line(key, start), f"unknown key {key!r}")
+            self._problem(lines.of(key), f"unknown key {key!r}")
         return Rule(
             name=str(name),
-            when=self._when(table.get("when", {}), start),
-            action=self._action(table.get("action"), self._line("action", start)),
-            transition_id=self._number(table, "transition_id", start),
-            slug=self._slug(table, start),
-            grace=self._grace(table, start),
+            when=self._when(table.get("when", {}), lines.of("when")),
+            action=self._action(table.get("action"), lines.of("action")),
+            transition_id=self._number(table, "transition_id", lines),
+            slug=self._slug(table, lines),
+            grace=self._grace(table, lines),
         )
 
-    def _when(self, when: object, start: int) -> dict[str, frozenset[Fact]]:
-        line = self._line("when", start)
+    def _when(self, when: object, line: int) -> dict[str, frozenset[Fact]]:
         if not isinstance(when, dict):
             self._problem(line, "when must be a table of fields")
             return {}
@@ -138,35 +161,23 @@ class _Reader:
         self._problem(line, f'action and default are "ship" or "skip", not {action!r}')
         return "skip"
 
-    def _number(self, table: Mapping[str, Any], key: str, start: int) -> int | None:
+    def _number(self, table: Mapping[str, Any], key: str, lines: _Lines) -> int | None:
         value = table.get(key)
-        if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NUMBER):
             return value
-        self._problem(self._line(key, start), f"{key} must be a whole number, not negative")
+        self._problem(lines.of(key), f"{key} must be a whole number from 0 to {MAX_NUMBER}")
         return None
 
-    def _slug(self, table: Mapping[str, Any], start: int) -> str | None:
+    def _slug(self, table: Mapping[str, Any], lines: _Lines) -> str | None:
         slug = table.get("slug")
         if slug is None or (isinstance(slug, str) and slug):
             return slug
-        self._problem(self._line("slug", start), "slug must be a text")
+        self._problem(lines.of("slug"), "slug must be a text")
         return None
 
-    def _grace(self, table: Mapping[str, Any], start: int) -> timedelta | None:
-        seconds = self._number(table, "grace_s", start)
+    def _grace(self, table: Mapping[str, Any], lines: _Lines) -> timedelta | None:
+        seconds = self._number(table, "grace_s", lines)
         return None if seconds is None else timedelta(seconds=seconds)
 
     def _problem(self, line: int, problem: str) -> None:
-        self.problems.append(f"line {line}: {problem}")
-
-    def _header(self, index: int) -> int:
-        headers = self._matching(r"\s*\[\[\s*[\"']?rule[\"']?\s*\]\]", 1)
-        return headers[index] if index < len(headers) else 1
-
-    def _line(self, key: str, start: int = 1) -> int:
-        """The line, counted from 1, where `key` is set or opened at or after `start`; else `start`."""
-        found = self._matching(rf"\s*(\[+\s*)?[\"']?{re.escape(key)}\b", start)
-        return found[0] if found else start
-
-    def _matching(self, pattern: str, start: int) -> Sequence[int]:
-        return [number for number, line in enumerate(self._lines, 1) if number >= start and re.match(pattern, line)]
+        self.problems.append((line, problem))

@@ -10,7 +10,7 @@ from typing import Any
 
 from marshmallow import fields
 
-from service.wire import Moment, OwnerId, PackageId, State, StateValue, Text, TolerantSchema
+from service.wire import Id, Moment, OwnerId, State, StateValue, Text, TolerantSchema
 
 Fact = str | bool | None
 
@@ -81,7 +81,7 @@ class LoggedTransition:
 
 
 class _ItemSchema(TolerantSchema):
-    id = fields.Integer(strict=True)
+    id = Id()
     state = State()
     package = OwnerId()
 
@@ -97,7 +97,7 @@ class _StockLocationSchema(TolerantSchema):
 
 
 class _PackageSchema(TolerantSchema):
-    id = PackageId()
+    id = Id()
     state = State()
     modified_date = Moment()
     number = Text()
@@ -109,7 +109,7 @@ class _PackageSchema(TolerantSchema):
 
 
 class _TransitionSchema(TolerantSchema):
-    id = fields.Integer(strict=True)
+    id = Id()
     object_id = Text()
     old_state = State()
     new_state = State()

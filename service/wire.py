@@ -16,7 +16,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields
 PACKAGE_STATUS = "PackageStatus"
 PACKAGE_ITEM_STATUS = "PackageItemStatus"
 
-MAX_PACKAGE_ID = 2**53 - 1
+MAX_ID = 2**53 - 1
 MAX_TEXT = 200
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -54,13 +54,13 @@ class Text(fields.Field[str]):
         return clean(str(value))
 
 
-class PackageId(fields.Field[int]):
+class Id(fields.Field[int]):
     """A JSON integer from 1 to 2**53 - 1: what every JSON reader on the way keeps exactly."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValidationError("not a package id")
-        if value > MAX_PACKAGE_ID:
+            raise ValidationError("not an id")
+        if value > MAX_ID:
             raise ValidationError("number_too_big")
         return value
 

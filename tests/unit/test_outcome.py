@@ -6,10 +6,9 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import outcome
 from service.outcome import (
     Accepted,
     Ambiguous,
@@ -29,19 +28,15 @@ from service.outcome import (
 )
 from service.snapshot import LoggedTransition
 from service.wire import StateValue
+from tests.unit.any_json import ANY_TEXT
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 QUARTER = timedelta(minutes=15)
-ANY_TEXT = st.text(st.characters())
 
 PACKAGE = "PackageStatus"
 PACKED = StateValue(PACKAGE, "500")
 SHIPPED = StateValue(PACKAGE, "550")
-
-
-def answered(status: int, body: bytes = b"", **headers: str) -> CommandAnswer:
-    return classify(status, {name.replace("_", "-"): value for name, value in headers.items()}, body, NOW)
 
 
 def waits(value: str) -> timedelta:
@@ -67,9 +62,8 @@ def an_entry(
     ("command", "body"),
     [
         (Command(12, "ship"), {"transition": 12, "slug": "ship", "package": 73}),
-        (Command(12, None), {"transition": 12, "package": 73}),
-        (Command(None, "ship"), {"slug": "ship", "package": 73}),
         (Command(0, None), {"transition": 0, "package": 73}),
+        (Command(None, "ship"), {"slug": "ship", "package": 73}),
     ],
 )
 def test_what_the_command_does_not_name_is_not_sent(command: Command, body: dict[str, object]) -> None:
@@ -79,91 +73,40 @@ def test_what_the_command_does_not_name_is_not_sent(command: Command, body: dict
 # The table of answers
 
 
-@pytest.mark.parametrize("status", [200, 201, 204, 299])
-def test_an_empty_2xx_is_accepted(status: int) -> None:
-    assert answered(status) == Accepted(status)
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        *((status, Ambiguous("unexpected body", status, concluded=False)) for status in (200, 204, 299)),
+        *((status, Misconfigured(status)) for status in (300, 301, 304, 399)),
+        *((status, Refused(status, "no")) for status in (400, 402, 404, 406, 409, 422, 499)),
+        *((status, Unauthorised(status, "no")) for status in (401, 403)),
+        *((status, Ambiguous(f"answered {status}", status, concluded=False)) for status in (408, 425)),
+        (429, Throttled(timedelta(seconds=30))),
+        *((status, Ambiguous(f"answered {status}", status, concluded=True)) for status in (500, 502, 599)),
+        *((status, Ambiguous(f"answered {status}", status, concluded=False)) for status in (100, 199, 600, 0, -1)),
+    ],
+)
+def test_the_status_alone_says_what_an_answer_with_a_body_proves(status: int, answer: CommandAnswer) -> None:
+    assert classify(status, {}, b" no\n", NOW) == answer
 
 
 @pytest.mark.parametrize("status", [200, 204, 299])
-@pytest.mark.parametrize("body", [b"{}", b" ", b"\n", b"\x00", b"\xff"])
-def test_a_2xx_with_a_body_is_ambiguous_and_the_oms_may_still_be_at_work(status: int, body: bytes) -> None:
-    assert answered(status, body) == Ambiguous("unexpected body", status, concluded=False)
+def test_only_a_2xx_without_a_single_byte_is_accepted(status: int) -> None:
+    assert classify(status, {}, b"", NOW) == Accepted(status)
+    for body in (b" ", b"\x00", b"\xff"):
+        assert classify(status, {}, body, NOW) == Ambiguous("unexpected body", status)
 
 
-@pytest.mark.parametrize("status", [300, 301, 302, 304, 307, 308, 399])
-def test_a_redirect_is_a_misconfiguration(status: int) -> None:
-    assert answered(status, b"moved", location="https://elsewhere.example") == Misconfigured(status)
-
-
-@pytest.mark.parametrize("status", [401, 403])
-def test_401_and_403_are_unauthorised_with_the_words_of_the_oms(status: int) -> None:
-    assert answered(status, b'{"detail": "no"}') == Unauthorised(status, '{"detail": "no"}')
-
-
-def test_429_is_throttled_for_as_long_as_it_asks() -> None:
-    assert answered(429, b"slow down", retry_after="7") == Throttled(timedelta(seconds=7))
-    assert answered(429) == Throttled(timedelta(seconds=30))
-    assert answered(429, retry_after="Tue, 24 Nov 2026 12:00:40 GMT") == Throttled(timedelta(seconds=40))
-
-
-@pytest.mark.parametrize("status", [408, 425])
-def test_408_and_425_are_ambiguous_and_the_oms_may_still_be_at_work(status: int) -> None:
-    assert answered(status, b"late") == Ambiguous(f"answered {status}", status, concluded=False)
-
-
-@pytest.mark.parametrize("status", [400, 402, 404, 405, 406, 407, 409, 422, 424, 426, 428, 430, 451, 499])
-def test_any_other_4xx_is_a_refusal_with_the_words_of_the_oms(status: int) -> None:
-    assert answered(status, "Geçersiz geçiş".encode()) == Refused(status, "Geçersiz geçiş")
-
-
-@pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
-def test_a_complete_5xx_is_ambiguous_and_settled_by_one_later_read(status: int) -> None:
-    assert answered(status, b"oops", retry_after="9") == Ambiguous(f"answered {status}", status, concluded=True)
-
-
-@pytest.mark.parametrize("status", [100, 199, 600, 999, 0, -1])
-def test_a_status_of_no_known_class_is_ambiguous(status: int) -> None:
-    assert answered(status) == Ambiguous(f"answered {status}", status, concluded=False)
-
-
-@pytest.mark.parametrize(("status", "body"), [(400, b""), (403, b"")])
-def test_the_oms_may_refuse_without_a_word(status: int, body: bytes) -> None:
-    answer = answered(status, body)
-    assert isinstance(answer, Refused | Unauthorised)
-    assert answer.words == ""
+def test_429_is_throttled_for_as_long_as_it_asks_and_only_429() -> None:
+    headers = {"retry-after": "7"}
+    assert classify(429, headers, b"", NOW) == Throttled(timedelta(seconds=7))
+    date = {"retry-after": "Tue, 24 Nov 2026 12:00:40 GMT"}
+    assert classify(429, date, b"", NOW) == Throttled(timedelta(seconds=40))
+    assert classify(503, headers, b"", NOW) == Ambiguous("answered 503", 503, concluded=True)
 
 
 def test_without_an_answer_there_is_no_status_and_the_oms_may_still_be_at_work() -> None:
-    silence = Ambiguous("ReadTimeout")
-    assert (silence.status, silence.concluded) == (None, False)
-
-
-def test_what_the_words_say_never_decides() -> None:
-    assert answered(400, b"already shipped, accepted, 204") == Refused(400, "already shipped, accepted, 204")
-
-
-KINDS = {
-    2: (Accepted, Ambiguous),
-    3: (Misconfigured,),
-    4: (Refused, Unauthorised, Throttled, Ambiguous),
-    5: (Ambiguous,),
-}
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.integers(100, 599),
-    st.dictionaries(st.sampled_from(["retry-after", "location", "x"]), ANY_TEXT),
-    st.binary(max_size=20),
-)
-@example(429, {"retry-after": "9" * 5000}, b"")
-@example(429, {"retry-after": "\ud800"}, b"")
-def test_every_answer_has_a_meaning_and_only_an_empty_2xx_is_accepted(
-    status: int, headers: dict[str, str], body: bytes
-) -> None:
-    answer = classify(status, headers, body, NOW)
-    assert isinstance(answer, KINDS.get(status // 100, (Ambiguous,)))
-    assert isinstance(answer, Accepted) == (200 <= status < 300 and not body)
+    assert Ambiguous("ReadTimeout") == Ambiguous("ReadTimeout", status=None, concluded=False)
 
 
 # The OMS's words
@@ -172,12 +115,12 @@ def test_every_answer_has_a_meaning_and_only_an_empty_2xx_is_accepted(
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", ""),
         (b" \n no \t", "no"),
         ("sipariş hazır değil".encode(), "sipariş hazır değil"),
         (b"a\x00b", "a\ufffdb"),
         (b"\xff", "\ufffd"),
         (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),
+        (b" " * 1999 + b"ab", "a"),
     ],
 )
 def test_the_words_of_the_oms_are_text_that_can_be_stored(body: bytes, words: str) -> None:
@@ -187,17 +130,7 @@ def test_the_words_of_the_oms_are_text_that_can_be_stored(body: bytes, words: st
 @pytest.mark.parametrize("character", ["a", "ş", "€", "\U0001f4e6"])
 def test_the_words_of_the_oms_are_cut_after_500_characters(character: str) -> None:
     assert words_of((character * 500).encode()) == character * 500
-    assert words_of((character * 501).encode()) == character * 500
-    assert outcome.MAX_WORDS == 500
-
-
-def test_blanks_around_the_words_do_not_count() -> None:
-    assert words_of(b"  " + b"a" * 501 + b"  ") == "a" * 500
-
-
-def test_no_more_of_an_answer_is_decoded_than_500_characters_can_take() -> None:
-    assert words_of(b" " * 1999 + b"ab") == "a"
-    assert words_of(b"a" * 1_000_000) == "a" * 500
+    assert words_of((character * 1_000_000).encode()) == character * 500
 
 
 # Retry-After
@@ -206,19 +139,8 @@ def test_no_more_of_an_answer_is_decoded_than_500_characters_can_take() -> None:
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        ("0", 1),
-        ("1", 1),
-        ("2", 2),
-        (" 12 ", 12),
-        ("007", 7),
-        ("0000000000012", 12),
-        ("899", 899),
-        ("900", 900),
-        ("901", 900),
-        ("999999999", 900),
-        ("9999999999", 900),
-        ("1000000000", 900),
-        ("9" * 5000, 900),
+        *(("0", 1), ("1", 1), ("2", 2), (" 12 ", 12), ("007", 7)),
+        *(("899", 899), ("901", 900), ("1000000000", 900), pytest.param("9" * 5000, 900, id="many digits")),
     ],
 )
 def test_seconds_are_taken_from_1_second_to_15_minutes(value: str, seconds: int) -> None:
@@ -226,84 +148,37 @@ def test_seconds_are_taken_from_1_second_to_15_minutes(value: str, seconds: int)
 
 
 @pytest.mark.parametrize(
-    ("ahead", "wait"),
-    [
-        (timedelta(seconds=100), timedelta(seconds=100)),
-        (timedelta(seconds=899), timedelta(seconds=899)),
-        (timedelta(minutes=15), timedelta(minutes=15)),
-        (timedelta(seconds=901), timedelta(minutes=15)),
-        (timedelta(days=365), timedelta(minutes=15)),
-        (timedelta(seconds=1), timedelta(seconds=1)),
-        (timedelta(0), timedelta(seconds=1)),
-        (timedelta(days=-365), timedelta(seconds=1)),
-    ],
+    ("ahead_s", "wait_s"), [(100, 100), (899, 899), (901, 900), (31_536_000, 900), (0, 1), (-31_536_000, 1)]
 )
-def test_a_date_is_waited_for_from_1_second_to_15_minutes(ahead: timedelta, wait: timedelta) -> None:
-    assert waits(format_datetime(NOW + ahead, usegmt=True)) == wait
+def test_a_date_is_waited_for_from_1_second_to_15_minutes(ahead_s: int, wait_s: int) -> None:
+    moment = NOW + timedelta(seconds=ahead_s)
+    assert waits(format_datetime(moment, usegmt=True)) == timedelta(seconds=wait_s)
 
 
-def test_a_date_keeps_its_offset_and_is_utc_without_one() -> None:
-    assert waits("Tue, 24 Nov 2026 15:01:40 +0300") == timedelta(seconds=100)
-    assert waits("Tue, 24 Nov 2026 12:01:40 -0000") == timedelta(seconds=100)
-    assert waits("Tue, 24 Nov 2026 12:01:40") == timedelta(seconds=100)
+@pytest.mark.parametrize("offset", [" +0300", " -0000", ""])
+def test_a_date_keeps_its_offset_and_is_utc_without_one(offset: str) -> None:
+    hour = 15 if offset == " +0300" else 12
+    assert waits(f"Tue, 24 Nov 2026 {hour}:01:40{offset}") == timedelta(seconds=100)
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        "",
-        " ",
-        "soon",
-        "-5",
-        "1.5",
-        "5 s",
-        "²",
-        "٣",
-        "Tue, 99 Nov 2026 12:00:00 GMT",
-        "\ud800",
-        "\x00",
-    ],
-)
-def test_what_cannot_be_read_asks_for_30_seconds(value: str) -> None:
-    assert waits(value) == timedelta(seconds=30)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
+        *("", " ", "soon", "-5", "1.5", "5 s", "²", "٣", "Tue, 99 Nov 2026 12:00:00 GMT", "\ud800", "\x00"),
         "Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
         "Mon, 01 Jan 2026 99999999999999999999:00:00 GMT",
-        "Mon, 01 Jan 2026 00:00:00 +9999999999999",
         "Mon, 01 Jan 2026 00:00:00 +99999999999999999999",
     ],
 )
-def test_a_date_no_calendar_holds_asks_for_30_seconds(value: str) -> None:
-    assert waits(value) == timedelta(seconds=30)
+def test_what_cannot_be_read_or_no_calendar_holds_asks_for_30_seconds(value: str) -> None:
+    assert waits(value) == retry_after({}, NOW) == timedelta(seconds=30)
 
 
-def test_no_header_asks_for_30_seconds() -> None:
-    assert retry_after({}, NOW) == timedelta(seconds=30)
+DATES = ["Mon,", "01", "Jan", "2026", "9" * 12, "9" * 20, "00:00:00", "GMT", "+0300", "+" + "9" * 13, ",", ":", "-"]
 
 
-PIECES = [
-    "Mon,",
-    "01",
-    "Jan",
-    "2026",
-    "9" * 12,
-    "9" * 20,
-    "00:00:00",
-    "GMT",
-    "+0300",
-    "+" + "9" * 13,
-    ",",
-    ":",
-    "-",
-]
-
-
-@settings(max_examples=200, deadline=None)
-@given(ANY_TEXT | st.lists(st.sampled_from(PIECES), max_size=7).map(" ".join))
+@settings(max_examples=200)
+@given(ANY_TEXT | st.lists(st.sampled_from(DATES), max_size=7).map(" ".join))
 def test_any_retry_after_is_a_wait_from_1_second_to_15_minutes(value: str) -> None:
     assert SECOND <= waits(value) <= QUARTER
 
@@ -312,49 +187,32 @@ def test_any_retry_after_is_a_wait_from_1_second_to_15_minutes(value: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("failures", "seconds"),
-    [(-(10**9), 2.5), (-1, 2.5), (0, 2.5), (1, 5), (2, 10), (7, 320), (8, 450), (9, 450), (10**9, 450)],
+    ("failures", "seconds"), [(0, 2.5), (1, 5), (2, 10), (7, 320), (8, 450), (9, 450), (10**9, 450)]
 )
 def test_the_delay_doubles_with_each_failure_up_to_the_cap(failures: int, seconds: float) -> None:
-    delay = backoff(failures, timedelta(seconds=5), timedelta(seconds=900), 0.5)
-    assert delay == timedelta(seconds=seconds)
+    assert backoff(failures, timedelta(seconds=5), QUARTER, 0.5) == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize(("jitter", "seconds"), [(0.0, 1), (0.09, 1), (0.1, 1), (0.11, 1.1), (0.5, 5), (0.75, 7.5)])
+@pytest.mark.parametrize(("jitter", "seconds"), [(0.0, 1), (0.1, 1), (0.11, 1.1), (0.5, 5), (0.75, 7.5)])
 def test_jitter_picks_from_the_whole_delay_but_never_less_than_a_second(jitter: float, seconds: float) -> None:
-    assert backoff(1, timedelta(seconds=5), timedelta(seconds=900), jitter) == timedelta(seconds=seconds)
+    assert backoff(1, timedelta(seconds=5), QUARTER, jitter) == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize(("failures", "doublings"), [(29, 29), (30, 30), (31, 30), (1000, 30)])
-def test_the_delay_stops_doubling_after_30_failures(failures: int, doublings: int) -> None:
+def test_the_delay_stops_doubling_after_30_failures() -> None:
     microsecond = timedelta(microseconds=1)
-    assert backoff(failures, microsecond, timedelta(days=1), 0.5) == microsecond * 2 ** (doublings - 1)
+    delays = [backoff(failures, microsecond, timedelta(days=1), 0.5) for failures in (29, 30, 31, 1000)]
+    assert delays == [microsecond * 2**28, *[microsecond * 2**29] * 3]
 
 
-def test_a_cap_below_a_second_still_waits_a_second() -> None:
-    assert backoff(5, timedelta(seconds=5), timedelta(0), 0.9) == timedelta(seconds=1)
-    assert backoff(5, timedelta(0), timedelta(seconds=9), 0.9) == timedelta(seconds=1)
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.integers(-5, 10**6),
-    st.floats(0, 80_000),
-    st.floats(0, 10**9),
-    st.floats(0, 1, exclude_max=True),
-)
-def test_the_delay_is_at_least_a_second_and_at_most_the_cap_and_the_jitters_share(
-    failures: int, base_s: float, cap_s: float, jitter: float
+@settings(max_examples=100)
+@given(st.integers(0, 10**6), st.integers(0, 10**9), st.integers(0, 10**9), st.floats(0, 1, exclude_max=True))
+def test_the_delay_of_any_configuration_is_at_least_a_second_and_at_most_the_cap(
+    failures: int, base_s: int, cap_s: int, jitter: float
 ) -> None:
     base, cap = timedelta(seconds=base_s), timedelta(seconds=cap_s)
     delay = backoff(failures, base, cap, jitter)
-    assert SECOND <= delay <= max(SECOND, cap * jitter)
+    assert SECOND <= delay <= max(SECOND, cap)
     assert delay <= backoff(failures + 1, base, cap, jitter)
-
-
-@pytest.mark.parametrize("base", [timedelta(days=1), timedelta(seconds=10**9)])
-def test_a_base_of_any_length_is_capped_and_never_overflows(base: timedelta) -> None:
-    assert backoff(1000, base, timedelta(seconds=900), 0.5) == timedelta(seconds=450)
 
 
 # The transition log as evidence
@@ -363,16 +221,12 @@ def test_a_base_of_any_length_is_capped_and_never_overflows(base: timedelta) -> 
 @pytest.mark.parametrize(
     ("command", "transition", "slug", "ours"),
     [
-        (Command(12, "ship"), "12", "ship", True),
         (Command(12, "ship"), "12", "other", True),
         (Command(12, "ship"), "13", "ship", False),
-        (Command(12, None), "13", None, False),
         (Command(0, None), "0", None, True),
         (Command(0, None), "1", None, False),
         (Command(12, "ship"), None, "ship", True),
         (Command(12, "ship"), None, "PKG_STATE_TRANSITION", None),
-        (Command(12, "ship"), None, None, None),
-        (Command(12, None), None, "ship", None),
         (Command(12, None), None, None, None),
         (Command(None, "ship"), "13", "ship", True),
         (Command(None, "ship"), "13", "other", None),
@@ -386,60 +240,42 @@ def test_a_logged_transition_is_ours_by_number_then_by_slug_and_another_slug_pro
 
 
 @pytest.mark.parametrize(
-    "entry",
+    ("old", "new", "departed"),
     [
-        an_entry(),
-        an_entry(new=StateValue(PACKAGE, "920")),
-        an_entry(old=StateValue(None, "500")),
-        an_entry(new=StateValue("TransferOrderStatus", "500")),
-        an_entry(new=None),
+        (PACKED, SHIPPED, True),
+        (StateValue(None, "500"), SHIPPED, True),
+        (PACKED, StateValue("TransferOrderStatus", "500"), True),
+        (PACKED, None, True),
+        (SHIPPED, PACKED, False),
+        (StateValue(PACKAGE, "400"), SHIPPED, False),
+        (None, SHIPPED, False),
+        (PACKED, PACKED, False),
+        (PACKED, StateValue(None, "500"), False),
+        (StateValue("OrderItemStatus", "500"), SHIPPED, False),
     ],
 )
-def test_a_move_out_of_packed_is_a_departure(entry: LoggedTransition) -> None:
-    assert last_departure((entry,), PACKAGE, "500") is entry
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        an_entry(old=StateValue(PACKAGE, "400"), new=PACKED),
-        an_entry(old=StateValue(PACKAGE, "400")),
-        an_entry(old=None),
-        an_entry(new=PACKED),
-        an_entry(new=StateValue(None, "500")),
-        an_entry(old=StateValue("OrderItemStatus", "500")),
-    ],
-)
-def test_any_other_move_is_no_departure(entry: LoggedTransition) -> None:
-    assert last_departure((entry,), PACKAGE, "500") is None
+def test_only_a_move_out_of_packed_is_a_departure(
+    old: StateValue | None, new: StateValue | None, departed: bool
+) -> None:
+    entry = an_entry(old, new)
+    assert last_departure((entry,), PACKAGE, "500") == (entry if departed else None)
 
 
 def test_the_newest_departure_is_found_behind_later_moves() -> None:
-    entered, left, before = an_entry(old=SHIPPED, new=PACKED), an_entry(log_id=2), an_entry(log_id=1)
+    entered, left, before = an_entry(SHIPPED, PACKED), an_entry(log_id=2), an_entry(log_id=1)
     assert last_departure((entered, left, before), PACKAGE, "500") is left
-    assert last_departure((), PACKAGE, "500") is None
+    assert last_departure((entered, left), PACKAGE, "501") is last_departure((), PACKAGE, "500") is None
 
 
 @pytest.mark.parametrize("new", [PACKED, StateValue(None, "500")])
-def test_the_newest_move_into_packed_is_an_entry(new: StateValue) -> None:
-    entry = an_entry(old=SHIPPED, new=new)
+def test_the_newest_move_into_packed_is_an_entry_unless_the_package_moved_on(new: StateValue) -> None:
+    entry = an_entry(SHIPPED, new)
     assert last_entry((entry, an_entry()), PACKAGE, "500") is entry
+    assert last_entry((an_entry(), entry), PACKAGE, "500") is last_entry((), PACKAGE, "500") is None
 
 
-def test_a_packed_package_that_moved_on_has_no_entry() -> None:
-    assert last_entry((an_entry(), an_entry(old=None, new=PACKED)), PACKAGE, "500") is None
-    assert last_entry((), PACKAGE, "500") is None
-
-
-@pytest.mark.parametrize(
-    "new", [None, StateValue("TransferOrderStatus", "500"), StateValue("TransferOrderStatus", "1")]
-)
+@pytest.mark.parametrize("new", [None, StateValue("TransferOrderStatus", "500")])
 def test_moves_of_other_things_and_unreadable_ones_are_passed_over(new: StateValue | None) -> None:
-    entry = an_entry(old=SHIPPED, new=PACKED)
+    entry = an_entry(SHIPPED, PACKED)
     assert last_entry((an_entry(new=new), entry), PACKAGE, "500") is entry
     assert last_entry((an_entry(new=new),), PACKAGE, "500") is None
-
-
-def test_another_number_may_be_configured_as_packed() -> None:
-    assert last_departure((an_entry(),), PACKAGE, "501") is None
-    assert last_entry((an_entry(),), PACKAGE, "550") == an_entry()
