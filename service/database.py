@@ -496,8 +496,15 @@ def _engine(url: sa.URL, patience_s: float) -> Engine:
 
 
 def _postgresql_arguments(patience_ms: int) -> dict[str, Any]:
+    settings = {
+        "statement_timeout": patience_ms,
+        "lock_timeout": patience_ms,
+        # A process that froze within a transaction must not keep its locks.
+        "idle_in_transaction_session_timeout": 2 * patience_ms,
+        "timezone": "UTC",
+    }
     return {
-        "options": f"-c statement_timeout={patience_ms} -c lock_timeout={patience_ms} -c timezone=UTC",
+        "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
         "connect_timeout": max(2, patience_ms // 1000),
         # A server that went away without a word is noticed as fast as a statement that hangs.
         "tcp_user_timeout": patience_ms,

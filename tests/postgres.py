@@ -31,10 +31,10 @@ _numbers = itertools.count(1)
 
 
 class Server:
-    """A server of our own on a socket in a temporary folder, with fsync on. It may be killed and started again."""
+    """A server of our own on a socket in its folder, with fsync on. It may be killed and started again."""
 
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="autoship-postgres-"))
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._child: dict[str, Any] = {"cwd": self._folder, "stdin": subprocess.PIPE, "start_new_session": True}
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             account = _unprivileged()
@@ -60,12 +60,13 @@ class Server:
     def kill(self) -> None:
         """SIGKILL, as a machine that goes away."""
         os.kill(int((self._folder / "data/postmaster.pid").read_text().split()[0]), signal.SIGKILL)
-        self._end()
+        self.stop()
 
-    def remove(self) -> None:
-        """Ends it and removes what it stored."""
-        self._end()
-        shutil.rmtree(self._folder)
+    def stop(self) -> None:
+        """Ends it at once."""
+        if self._running is not None:
+            self._running.communicate()
+            self._running = None
 
     @property
     def _log(self) -> Path:
@@ -88,21 +89,17 @@ class Server:
             return False
         return True
 
-    def _end(self) -> None:
-        if self._running is not None:
-            self._running.communicate()
-            self._running = None
-
 
 @contextmanager
 def server() -> Iterator[Server]:
     """A server of our own, running."""
-    own = Server()
-    try:
-        own.start()
-        yield own
-    finally:
-        own.remove()
+    with tempfile.TemporaryDirectory(prefix="autoship-postgres-") as folder:
+        own = Server(Path(folder))
+        try:
+            own.start()
+            yield own
+        finally:
+            own.stop()
 
 
 @contextmanager

@@ -147,6 +147,17 @@ def test_a_lock_that_another_process_keeps_is_waited_for_but_not_for_ever(
     impatient.probe_write()
 
 
+@on_postgresql
+def test_a_process_that_froze_does_not_keep_its_locks(database_url: str, database: Database) -> None:
+    def freeze() -> None:
+        with Database(database_url, patience_s=0.5).transaction() as frozen:
+            frozen.execute(sa.update(schema.deployment).values(probed_at=frozen.now))
+            database.probe_write()  # waits until the server has had enough of the other
+
+    with pytest.raises(DatabaseUnavailable):
+        freeze()
+
+
 def test_no_server_is_unavailable_not_a_traceback(tmp_path: Path) -> None:
     nobody = Database(f"postgresql+psycopg://test@/x?host={tmp_path}")
     with pytest.raises(DatabaseUnavailable):
