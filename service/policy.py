@@ -796,7 +796,7 @@ def named(command: Command) -> str:
 
 
 def _offers(offered: tuple[OfferedCommand, ...]) -> str:
-    names = (one.slug or one.transition or one.command_id or "" for one in offered)
+    names = (str(one.slug or one.transition or one.command_id) for one in offered)
     return "offered: " + ", ".join(names)
 
 

@@ -393,6 +393,7 @@ def test_a_package_that_is_not_ours_is_skipped_until_it_is(facts: dict[str, str]
     verdict = decided(a_case(), a_snapshot(facts=facts), settings=ours)
     assert standing(verdict) == (SKIPPED, Reason.RULE, False)
     assert failing(verdict) == [Check("rules", "ship", said, "fail")]
+    assert verdict.notes == (Note("skipped/rule", f"rules: expected ship, observed {said}"),)
     assert (verdict.next_look_at, verdict.case.packed_since) == (None, NOW - SECOND)
     assert (verdict.case.looking_since, verdict.case.looks) == (None, 0)
     assert decided(verdict.case, a_snapshot(facts=facts)).command == COMMAND
@@ -502,7 +503,9 @@ def test_slug_and_transition_that_contradict_each_other_need_a_person_while_look
     mismatch = a_snapshot(offered=(OfferedCommand("ship", "13", None),))
     verdict = decided(a_case(), mismatch)
     assert wait_of(verdict) == 10 * SECOND
-    assert verdict.notes[0].kind == "needs_attention/transition_slug_mismatch"
+    [failed] = failing(verdict)
+    said = f"{failed.name}: expected {failed.expected}, observed {failed.observed}"
+    assert verdict.notes == (Note("needs_attention/transition_slug_mismatch", said),)
     again = decided(verdict.case, mismatch)
     assert (again.notes, standing(again)) == ((), standing(verdict))
     assert decided(verdict.case, a_snapshot(offered=(OfferedCommand("ship", "12", None),))).command == COMMAND
@@ -527,7 +530,7 @@ def test_what_has_become_eligible_again_before_its_time_waits_for_the_retry(stat
 
 
 def test_in_the_shadow_nothing_is_commanded_and_looks_go_on() -> None:
-    verdict = decided(a_case(), settings=some_settings(live=False))
+    verdict = decided(a_case(reason=Reason.GRACE), settings=some_settings(live=False))
     assert (verdict.command, wait_of(verdict), standing(verdict)) == (None, 10 * SECOND, (WOULD_SHIP, None, False))
     assert verdict.notes == (Note("would_ship", "every check passed; MODE=shadow sends no command"),)
     assert decided(verdict.case, settings=some_settings(live=False)).notes == ()
@@ -593,6 +596,7 @@ def test_what_waits_too_long_needs_a_person(
     verdict = decided(aged(age, state=WOULD_SHIP), snapshot, settings=some_settings(**changes))
     assert standing(verdict) == expected
     assert (verdict.next_look_at is None) == verdict.case.held
+    assert all(note.text for note in verdict.notes)
 
 
 def test_a_short_retry_age_makes_no_unpacked_package_a_persons_matter() -> None:
@@ -677,7 +681,7 @@ def test_an_answer_that_may_mean_something_is_read_back(
     answer: CommandAnswer, outcome: Outcome, concluded: bool, reason: Reason, wait: timedelta
 ) -> None:
     sent = an_attempt(None)
-    verdict, answered = policy.after_command(a_view(SENDING), sent, answer)
+    verdict, answered = policy.after_command(a_view(replace(SENDING, state=WAITING)), sent, answer)
     assert answered == replace(sent, outcome=outcome, concluded=concluded, answered_at=NOW)
     assert verdict == Verdict(case=replace(SENDING, reason=reason), next_look_at=NOW + wait)
 
@@ -704,7 +708,7 @@ def test_an_answer_that_shows_nothing_was_done_costs_time_and_no_budget(
 
 @pytest.mark.parametrize("age", [SECOND, 3 * DAY])
 def test_a_shut_gate_costs_time_and_no_budget(age: timedelta) -> None:
-    case = aged(age, looks=2)
+    case = aged(age, state=WOULD_SHIP, looks=2)
     verdict = policy.braked(a_view(case), "paused by an operator", (Note("episode", "opened"),))
     assert verdict.case == replace(case, state=WAITING, reason=Reason.BRAKE)
     assert wait_of(verdict) == 10 * SECOND
@@ -741,7 +745,7 @@ CONCLUDED = {"concluded": True}
 def test_what_the_reads_do_not_settle_yet_is_read_again(
     attempt: Attempt, wait: timedelta, reason: Reason, age: timedelta
 ) -> None:
-    verdict = decided(aged(age, state=SHIPPING, reason=Reason.SENDING), None, attempt)
+    verdict = decided(aged(age, state=WAITING, reason=None), None, attempt)
     assert standing(verdict) == (SHIPPING, reason, False)
     assert (wait_of(verdict), verdict.read_back, verdict.resolution) == (wait, True, None)
     assert verdict.notes == (Note(f"shipping/{reason}", "read back: still Packed"),)
@@ -961,6 +965,7 @@ def test_evidence_for_an_unknown_outcome_is_looked_for_during_15_minutes_then_by
     assert standing(decided(left.case, a_snapshot(SHIPPED), attempt, now=early)) == standing(left)
     asked = decided(left.case, a_snapshot(SHIPPED), attempt, now=late)
     assert (standing(asked), asked.next_look_at) == ((ATTENTION, Reason.OUTCOME_UNKNOWN, True), None)
+    assert asked.notes == (replace(left.notes[0], kind="needs_attention/outcome_unknown"),)
     proven = decided(asked.case, a_snapshot(SHIPPED), attempt, now=late + DAY, shipped_event=True)
     assert (standing(proven), proven.case.evidence) == ((CaseState.SHIPPED, None, False), Evidence.EVENT)
 
