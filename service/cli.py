@@ -26,7 +26,7 @@ from service.policy import CaseState, Note, NotFound, Reason
 from service.rules import Rule, Rules
 from service.snapshot import PackageSnapshot
 from service.sweep import FILTER_IGNORED, Sweeper, Swept
-from service.wire import MAX_PACKAGE_ID
+from service.wire import MAX_ID
 
 MIGRATION_WAIT_S = 60.0
 # Longer than what is left of a killed web process holds on to its port.
@@ -96,7 +96,7 @@ def _json_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
-_PACKAGE_ID = click.IntRange(1, MAX_PACKAGE_ID)
+_PACKAGE_ID = click.IntRange(1, MAX_ID)
 _REASON = click.Choice([reason.value for reason in Reason])
 
 

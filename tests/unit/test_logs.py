@@ -80,7 +80,7 @@ def test_an_event_is_one_object_with_its_fields_and_without_those_that_are_none(
     told = {"level": "warning", "event": "read.failed", "package_id": 73, "cause": "ReadTimeout"}
     assert json.loads(logs._JsonFormatter().format(record)) == {"at": "1970-01-01T00:00:00.500Z"} | told
     text = logs._TextFormatter(ZoneInfo("Europe/Istanbul")).format(record)
-    assert text == "02:00:00  read.failed              package_id=73 cause=ReadTimeout"
+    assert text == "02:00:00  read.failed                   73  cause=ReadTimeout"
 
 
 def test_an_event_that_is_not_declared_cannot_be_emitted() -> None:
