@@ -26,13 +26,17 @@ class _LeaseLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Attendant:
-    """What looking at packages needs. One for each thread: an OMS client is not shared."""
+    """What looking at packages needs. One for each thread: an OMS client is not shared.
+
+    `monotonic` measures how old a read and an attempt's row are when a command is about to be sent.
+    """
 
     database: Database
     oms: Oms
     settings: Settings
     lease: timedelta
     jitter: Callable[[], float]
+    monotonic: Callable[[], float] = time.monotonic
 
     def attend(self, claimed: Claim) -> None:
         """Reads a claimed package, decides, commands at most once, and gives the package back.
@@ -55,7 +59,7 @@ class Attendant:
             self._give_back(claimed, Verdict(case=case, next_look_at=unanswered.deadline_at))
             return
         reading = self.oms.read(case.package_id)
-        read_ended = time.monotonic()
+        read_ended = self.monotonic()
         log = None
         if policy.needs_transition_log(case, attempts, reading, self.settings):
             log = self.oms.transition_log(case.package_id)
@@ -138,7 +142,7 @@ class Attendant:
             return "MODE is not live"
         if case.command_not_before is not None and transaction.now < case.command_not_before:
             return "too early after the last command"
-        if time.monotonic() - read_ended > MAX_READ_AGE_S:
+        if self.monotonic() - read_ended > MAX_READ_AGE_S:
             return "the read this rests on is more than 5 s old"
         return brakes.read(transaction, lock=True).against_command(case.package_id, transaction.now)
 
@@ -164,7 +168,7 @@ class Attendant:
     def _send(self, claimed: Claim, case: Case, attempt: Attempt) -> None:
         """Sends the command and writes its answer. A crash in between leaves the attempt open, as it must."""
         logs.emit("command.sending", package_id=case.package_id, attempt_id=attempt.attempt_id, episode=case.episode)
-        first_byte_by = time.monotonic() + FIRST_BYTE_WITHIN_S
+        first_byte_by = self.monotonic() + FIRST_BYTE_WITHIN_S
         answer = self.oms.command(case.package_id, attempt.command, first_byte_by)
         with self.database.transaction() as transaction:
             view = View(case=case, settings=self.settings, now=transaction.now, jitter=self.jitter())
