@@ -63,9 +63,9 @@ class Attendant:
         log = None
         if policy.needs_transition_log(case, attempts, reading, self.settings):
             log = self.oms.transition_log(case.package_id)
-        attempt, verdict = self._decide(claimed, attempts, reading, log, read_ended)
+        attempt, verdict, gate_passed = self._decide(claimed, attempts, reading, log, read_ended)
         if attempt is not None:
-            self._send(claimed, verdict.case, attempt)
+            self._send(claimed, verdict.case, attempt, gate_passed + FIRST_BYTE_WITHIN_S)
 
     def _give_back(self, claimed: Claim, verdict: Verdict) -> None:
         with self.database.transaction() as transaction:
@@ -78,8 +78,11 @@ class Attendant:
         reading: Reading,
         log: tuple[LoggedTransition, ...] | None,
         read_ended: float,
-    ) -> tuple[Attempt | None, Verdict]:
-        """One transaction: the verdict with all its traces and, if it commands, the attempt's row."""
+    ) -> tuple[Attempt | None, Verdict, float]:
+        """One transaction: the verdict with all its traces and, if it commands, the attempt's row.
+
+        The monotonic time is taken before the commit, so that a process frozen after it sends nothing late.
+        """
         package_id, attempt = claimed.case.package_id, None
         with self.database.transaction() as transaction:
             brake = brakes.note_answer(transaction, package_id, Operation.READ, reading)
@@ -95,8 +98,9 @@ class Attendant:
             if attempt is None:
                 _release(transaction, claimed, verdict)
             journal.note(transaction, package_id, verdict.notes)
+            gate_passed = self.monotonic()
         _log_look(claimed.case, verdict.case, brake)
-        return attempt, verdict
+        return attempt, verdict, gate_passed
 
     def _view(
         self,
@@ -165,10 +169,9 @@ class Attendant:
         sending = Note("command", f"attempt {attempt.attempt_id}: sending {policy.named(command)}")
         return attempt, replace(verdict, case=case, notes=(*verdict.notes, sending))
 
-    def _send(self, claimed: Claim, case: Case, attempt: Attempt) -> None:
+    def _send(self, claimed: Claim, case: Case, attempt: Attempt, first_byte_by: float) -> None:
         """Sends the command and writes its answer. A crash in between leaves the attempt open, as it must."""
         logs.emit("command.sending", package_id=case.package_id, attempt_id=attempt.attempt_id, episode=case.episode)
-        first_byte_by = self.monotonic() + FIRST_BYTE_WITHIN_S
         answer = self.oms.command(case.package_id, attempt.command, first_byte_by)
         with self.database.transaction() as transaction:
             view = View(case=case, settings=self.settings, now=transaction.now, jitter=self.jitter())
