@@ -567,7 +567,8 @@ def _left_packed(view: View, state: StateValue) -> Verdict:
         first_read_back = attempt.read_backs == 0
         verdict = _shipped(view, Evidence.READ_BACK, f"accepted, then read as {state}")
         return replace(verdict, learned=state.value if first_read_back else None)
-    departure = outcome.last_departure(view.log or (), PACKAGE_STATUS, view.settings.packed_status)
+    packed = view.settings.packed_status
+    departure = outcome.last_departure(view.log or (), PACKAGE_STATUS, packed, attempt.started_at)
     ours = outcome.names_transition(departure, attempt.command) if departure else None
     if ours:
         return _shipped(view, Evidence.TRANSITION_LOG, "the transition log names our transition")
