@@ -550,8 +550,10 @@ def _not_in_packed(view: View, state: StateValue) -> Verdict:
         return _left_packed(view, state)
     if view.open_attempt is not None:
         return _left_packed(view, state)
-    if case.left_packed_at is not None:
+    if case.left_packed_at is not None and case.state in CLOSED:
         return Verdict(case=replace(case, repacked_at=None, looking_since=None))
+    if case.left_packed_at is not None:  # an operator asked to look again
+        return _left_packed(view, state)
     if case.held:
         return Verdict(case=case)
     return _never_packed(view, state)
