@@ -6,7 +6,7 @@ how a violation is made small. Without events everything goes well: one prompt d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
@@ -153,14 +153,15 @@ def draw(seed: int) -> History:
     events: list[Event] = []
     for package_id in packages:
         events += _story(rng, package_id)
-        events += _several(rng, 4, lambda p=package_id: Post(p, _post(rng)))
-        events += _several(rng, 5, lambda p=package_id: _shown(rng, p))
-        events += _several(rng, 2, lambda p=package_id: Logged(p, rng.choice((0.0, 5.0, 60.0))))
-        events += _several(rng, 3, lambda p=package_id: _answered(rng, p))
-    events += _several(rng, 1, lambda: _outage(rng))
-    events += _several(rng, 1, lambda: _outdated(rng))
-    events += _several(rng, 2, lambda: _order(rng, packages))
-    events += _several(rng, 3, lambda: _disruption(rng))
+        events += [_post(rng, package_id) for _ in range(rng.randint(0, 4))]
+        events += [_shown(rng, package_id) for _ in range(rng.randint(0, 5))]
+        events += [Logged(package_id, rng.choice((0.0, 5.0, 60.0))) for _ in range(rng.randint(0, 2))]
+        events += [_answered(rng, package_id) for _ in range(rng.randint(0, 3))]
+        events += [Stray(rng.uniform(0, 60), package_id) for _ in range(rng.randint(0, 1))]
+    events += [_outage(rng) for _ in range(rng.randint(0, 1))]
+    events += [_outdated(rng) for _ in range(rng.randint(0, 1))]
+    events += [_order(rng, packages) for _ in range(rng.randint(0, 2))]
+    events += [_disruption(rng) for _ in range(rng.randint(0, 3))]
     return History(
         seed=seed,
         packages=packages,
@@ -175,10 +176,6 @@ def draw(seed: int) -> History:
     )
 
 
-def _several(rng: Random, most: int, one: Callable[[], Event]) -> list[Event]:
-    return [one() for _ in range(rng.randint(0, most))]
-
-
 def _story(rng: Random, package_id: int) -> Iterator[Event]:
     at_s = rng.uniform(0.5, 10)
     yield Move(at_s, package_id, rng.choice(("pack", "pack", "pack", "pack_mixed")))
@@ -187,9 +184,9 @@ def _story(rng: Random, package_id: int) -> Iterator[Event]:
         yield Move(at_s, package_id, rng.choice(("pack", "pack", "pack_mixed", "settle", "unpack", "cancel", "ship")))
 
 
-def _post(rng: Random) -> tuple[tuple[float, bool], ...]:
-    delays = (rng.choice((rng.uniform(0, 1), rng.uniform(0, 30), rng.uniform(0, 120))) for _ in range(rng.randint(0, 3)))
-    return tuple((delay, rng.random() < 0.4) for delay in delays)
+def _post(rng: Random, package_id: int) -> Post:
+    delays_s = (rng.uniform(0, rng.choice((1, 30, 120))) for _ in range(rng.randint(0, 3)))
+    return Post(package_id, tuple((delay_s, rng.random() < 0.4) for delay_s in delays_s))
 
 
 def _shown(rng: Random, package_id: int) -> Shown:

@@ -56,7 +56,9 @@ def _allows_another(simulation: Simulation, earlier: Received, later: Received) 
     if not isinstance(earlier.answer, Accepted | Ambiguous):
         return True
     seen = simulation.oms.packages[later.package_id].seen
-    since = [one.began_s for one in seen if one.shows_packed and earlier.at_s < one.began_s and one.ended_s < later.at_s]
+    since = [
+        one.began_s for one in seen if one.shows_packed and earlier.at_s < one.began_s and one.ended_s < later.at_s
+    ]
     if isinstance(earlier.answer, Ambiguous) and earlier.answer.concluded:
         return any(began_s >= earlier.at_s + SETTLE_S for began_s in since)
     return len(since) >= 2 and max(since) >= earlier.at_s + 3 * TIMEOUT_S
@@ -154,7 +156,11 @@ def _ends(simulation: Simulation) -> Iterator[str]:
     rows = rows_of(simulation.database)
     for package in simulation.oms.packages.values():
         row = rows.get(package.package_id)
-        where = f"{package.package_id} ends as {row['state']}/{row['reason']}" if row else f"{package.package_id} is unknown"
+        where = (
+            f"{package.package_id} ends as {row['state']}/{row['reason']}"
+            if row
+            else f"{package.package_id} is unknown"
+        )
         if row is not None and row["leased_until"] is not None:
             yield f"{where} under a lease"
         if row is not None and row["state"] in ("waiting", "would_ship") and row["due_at"] is None:

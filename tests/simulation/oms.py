@@ -128,6 +128,8 @@ class SimulatedOms:
                 self._write(package, CANCELLED, (CANCELLED, CANCELLED), "package.status.cancelled")
             case ("ship", "500"):
                 self._write(package, SHIPPED, (SHIPPED, SHIPPED), "package.status.shipped", BY_HAND)
+            case _:
+                pass
 
     # What we see of it.
 
@@ -196,7 +198,9 @@ class SimulatedOms:
         package.versions.append((self.world.now_s, self._version(package.package_id, new, items)))
         if old == new:
             return
-        entry = LoggedTransition(len(package.log) + 1, _state(old or READY), _state(new), transition, None, self.world.clock())
+        entry = LoggedTransition(
+            len(package.log) + 1, _state(old or READY), _state(new), transition, None, self.world.clock()
+        )
         package.log.append((self.world.now_s, entry))
         if old == PACKED:
             package.stays[-1].left_for = new

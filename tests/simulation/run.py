@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
@@ -31,21 +32,32 @@ END_S = 2600
 RULES = Rules((Rule("marketplace ships its own", {"channel_name": frozenset({FOREIGN_CHANNEL})}, "skip"),))
 
 
-def empty_database() -> Database:
-    """One database for all histories that follow each other in this process."""
-    database = Database("sqlite://", clock=World([]).clock)
-    database.migrate("https://oms.example")
-    return database
+class Storage:
+    """One database for all histories that follow each other in this process; its time is that of the one under way."""
+
+    def __init__(self) -> None:
+        self._world = World([])
+        self.database = Database("sqlite://", clock=lambda: self._world.clock())
+        self.database.migrate("https://oms.example")
+
+    def begin(self, world: World) -> Database:
+        """The database, empty, under that world's clock."""
+        self._world = world
+        with self.database.transaction() as transaction:
+            for table in tables.metadata.sorted_tables:
+                if table is not tables.deployment:
+                    transaction.execute(sa.delete(table))
+            transaction.execute(sa.insert(tables.brakes).values(id=1, forbidden=[]))
+        return self.database
 
 
 class Simulation:
     """One history under way, and what the judge needs of it."""
 
-    def __init__(self, history: History, database: Database) -> None:
+    def __init__(self, history: History, storage: Storage) -> None:
         self.history = history
         self.world = World([one for one in history.events if isinstance(one, Disruption)])
-        self.database = database
-        database._clock = self.world.clock
+        self.database = storage.begin(self.world)
         self.oms = SimulatedOms(history, self.world, self._announce, self._is_closed)
         self.settings = Settings(
             command=COMMAND,
@@ -66,7 +78,6 @@ class Simulation:
 
     def run(self) -> None:
         """Everything that happens, then the sweeps, then quiet."""
-        _clear(self.database)
         for event in self.history.events:
             match event:
                 case Post():
@@ -74,9 +85,12 @@ class Simulation:
                 case Move():
                     self.world.at(event.at_s, partial(self.oms.move, event))
                 case Stray():
-                    self.world.at(event.at_s, partial(self._deliver, event.package_id, "order.created", PACKED, self._uuid()))
+                    stray = partial(self._deliver, event.package_id, "order.created", PACKED, self._uuid())
+                    self.world.at(event.at_s, stray)
                 case Order():
                     self.world.at(event.at_s, partial(self._order, event))
+                case _:
+                    pass  # the OMS's and the workers'
         for package_id in self.history.packages:
             self.world.at(CALM_S, partial(self.oms.move, Move(CALM_S, package_id, "settle")))
         self.world.at(CALM_S, partial(self._order, Order(CALM_S, 0, "resume")))
@@ -130,7 +144,7 @@ class Simulation:
                     self.paused = [(since, min(until, self.world.now_s)) for since, until in self.paused]
                 case "dismiss":
                     worklist.dismiss(transaction, order.package_id)
-                case "recheck":
+                case _:
                     row = worklist.find(transaction, order.package_id)
                     if row is not None and row["reason"] == Reason.ACCEPTED_BUT_STILL_PACKED:
                         journal.give_up_open(transaction, order.package_id)
@@ -172,10 +186,9 @@ class Simulation:
         self._looks += 1
         database, client = SteppedDatabase(self.database, self.world), Client(self.oms, self._looks)
         attendant = Attendant(database, client, self.settings, LEASE, self._jitter.random, self.world.monotonic)
-        try:
+        # What a look that ends here held is free after its lease.
+        with suppress(Crashed, DatabaseUnavailable):
             attendant.attend(claimed)
-        except (Crashed, DatabaseUnavailable):
-            pass  # what it held is free after its lease
         self._busy -= 1
         self._wake(0.0)
 
@@ -185,14 +198,6 @@ class Simulation:
                 "SELECT min(max(due_at, coalesce(leased_until, 0))) FROM packages"
             ).scalar()
         return None if due_us is None else due_us / 1e6 - START.timestamp()
-
-
-def _clear(database: Database) -> None:
-    with database.transaction() as transaction:
-        for table in tables.metadata.sorted_tables:
-            if table.name not in ("deployment",):
-                transaction.execute(sa.delete(table))
-        transaction.execute(sa.insert(tables.brakes).values(id=1, forbidden=[]))
 
 
 def rows_of(database: Database) -> dict[int, sa.RowMapping]:

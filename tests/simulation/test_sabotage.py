@@ -17,7 +17,7 @@ from service.policy import Attempt, Verdict, View
 from service.worklist import Claim
 from tests.simulation.__main__ import found_in
 from tests.simulation.history import draw
-from tests.simulation.run import empty_database
+from tests.simulation.run import Storage
 
 SEEDS = range(1, 501)
 
@@ -83,8 +83,8 @@ def one_read_opens_an_episode(patch: pytest.MonkeyPatch) -> None:
 
 def uuids_unknown(patch: pytest.MonkeyPatch) -> None:
     """The same event is a new one each time it arrives."""
-    store = inbox._store
-    patch.setattr(inbox, "_store", lambda *what: store(*what[:-1], what[-1] | {"event_uuid": None}))
+    store, no_uuid = inbox._store, {"event_uuid": None}
+    patch.setattr(inbox, "_store", lambda database, transaction, row: store(database, transaction, {**row, **no_uuid}))
 
 
 # With each the seed that showed it last, which is tried first.
@@ -103,10 +103,10 @@ def uuids_unknown(patch: pytest.MonkeyPatch) -> None:
 def test_a_safeguard_taken_out_is_missed_within_500_histories(
     sabotage: Callable[[pytest.MonkeyPatch], None], likely: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database = empty_database()
-    assert found_in(draw(likely), database) == []
+    storage = Storage()
+    assert found_in(draw(likely), storage) == []
     sabotage(monkeypatch)
-    assert any(found_in(draw(seed), database) for seed in (likely, *SEEDS))
+    assert any(found_in(draw(seed), storage) for seed in (likely, *SEEDS))
 
 
 def _any_holder(claimed: Claim) -> tuple[sa.ColumnElement[bool], ...]:
@@ -116,7 +116,8 @@ def _any_holder(claimed: Claim) -> tuple[sa.ColumnElement[bool], ...]:
 def _opened_regardless(
     transaction: Transaction, package_id: int, episode: int, fence: int, command: Command, deadline: timedelta
 ) -> Attempt:
-    row = {"package_id": package_id, "episode": episode, "fence": fence, "transition_id": command.transition_id}
+    row: dict[str, Any] = {"package_id": package_id, "episode": episode, "fence": fence}
+    row |= {"transition_id": command.transition_id}
     row |= {"started_at": transaction.now, "deadline_at": transaction.now + deadline}
     opened = transaction.execute(sa.insert(attempts).values(row).returning(attempts)).mappings().one()
     return journal._attempt(opened)

@@ -32,7 +32,7 @@ class World:
         self.now_s = 0.0
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._disruptions = [[one.steps, one] for one in disruptions]
+        self._disruptions = {one: one.steps for one in disruptions}
 
     def clock(self) -> datetime:
         """The time of every database and machine."""
@@ -68,13 +68,12 @@ class World:
         self.advance(disruption.frozen_s)
 
     def _falling_due(self) -> Disruption | None:
-        for counted in self._disruptions:
-            steps, disruption = counted
-            if disruption.at_s <= self.now_s:
-                counted[0] = steps - 1
-                if steps <= 0:
-                    self._disruptions.remove(counted)
-                    return disruption
+        begun = [one for one in self._disruptions if one.at_s <= self.now_s]
+        for disruption in begun:
+            self._disruptions[disruption] -= 1
+            if self._disruptions[disruption] < 0:
+                del self._disruptions[disruption]
+                return disruption
         return None
 
 
