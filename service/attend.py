@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from service import brakes, inbox, journal, logs, policy, worklist
 from service.brakes import Operation
@@ -52,9 +52,9 @@ class Attendant:
         case = claimed.case
         with self.database.reading() as transaction:
             attempts = journal.attempts_of(transaction, case.package_id, case.episode)
-            now = transaction.now
+            began_at = transaction.now
         unanswered = next((one for one in attempts if one.outcome is None and one.resolution is None), None)
-        if unanswered is not None and now < unanswered.deadline_at:
+        if unanswered is not None and began_at < unanswered.deadline_at:
             # Another process may still be sending this very command.
             self._give_back(claimed, Verdict(case=case, next_look_at=unanswered.deadline_at))
             return
@@ -63,7 +63,7 @@ class Attendant:
         log = None
         if policy.needs_transition_log(case, attempts, reading, self.settings):
             log = self.oms.transition_log(case.package_id)
-        attempt, verdict, gate_passed = self._decide(claimed, attempts, reading, log, read_ended)
+        attempt, verdict, gate_passed = self._decide(claimed, attempts, reading, log, began_at, read_ended)
         if attempt is not None:
             self._send(claimed, verdict.case, attempt, gate_passed + FIRST_BYTE_WITHIN_S)
 
@@ -77,6 +77,7 @@ class Attendant:
         attempts: tuple[Attempt, ...],
         reading: Reading,
         log: tuple[LoggedTransition, ...] | None,
+        began_at: datetime,
         read_ended: float,
     ) -> tuple[Attempt | None, Verdict, float]:
         """One transaction: the verdict with all its traces and, if it commands, the attempt's row.
@@ -86,7 +87,7 @@ class Attendant:
         package_id, attempt = claimed.case.package_id, None
         with self.database.transaction() as transaction:
             brake = brakes.note_answer(transaction, package_id, Operation.READ, reading)
-            view = self._view(transaction, claimed.case, attempts, reading, log)
+            view = self._view(transaction, claimed.case, attempts, reading, log, began_at)
             verdict = policy.decide(view, reading)
             self._record_resolution(transaction, view, verdict)
             if verdict.command is not None:
@@ -109,6 +110,7 @@ class Attendant:
         attempts: tuple[Attempt, ...],
         reading: Reading,
         log: tuple[LoggedTransition, ...] | None,
+        began_at: datetime,
     ) -> View:
         settings = self.settings
         view = View(
@@ -116,6 +118,7 @@ class Attendant:
             settings=settings,
             now=transaction.now,
             jitter=self.jitter(),
+            read_began_at=began_at,
             attempts=attempts,
             log=log,
         )

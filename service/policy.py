@@ -211,6 +211,7 @@ Reading = PackageSnapshot | NotFound | BadShape | ReadFailed | Unauthorised | Th
 class View:
     """What a decision rests on besides the read itself.
 
+    `read_began_at` is when the OMS was asked, `now` where that is not told: what a slow read shows may be that old.
     `attempts` are those of this episode, oldest first. `log` is None where it was not asked or not answered.
     `shipped_event` and `cancelled_event`: a signed delivery said so, the first after the last send.
     """
@@ -219,6 +220,7 @@ class View:
     settings: Settings
     now: datetime
     jitter: float
+    read_began_at: datetime | None = None
     attempts: tuple[Attempt, ...] = ()
     log: tuple[LoggedTransition, ...] | None = None
     shipped_values: frozenset[str] = frozenset()
@@ -448,7 +450,7 @@ def _opened(view: View, evidence: str, entry_log_id: int) -> _Opening:
 
 def _still_packed(view: View, attempt: Attempt) -> Verdict:
     """The read-back shows Packed: too early to tell, proven not applied, or a contradiction."""
-    settings, since_send = view.settings, view.now - attempt.started_at
+    settings, since_send = view.settings, (view.read_began_at or view.now) - attempt.started_at
     match attempt.outcome:
         case Outcome.ACCEPTED:
             if view.case.held or since_send < POLLING_WINDOW:
