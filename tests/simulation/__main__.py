@@ -72,13 +72,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     logging.disable()
-    began = time.monotonic()
+    began_s = time.process_time()
     violation = first_violation(range(chosen.seed, chosen.seed + chosen.histories), Storage())
     if violation is not None:
         print(told(*violation))
         return 1
-    took_s = time.monotonic() - began
-    print(f"{chosen.histories} histories without a violation, {chosen.histories / took_s * 60:.0f} a minute")
+    took_s = time.process_time() - began_s
+    print(f"{chosen.histories} histories without a violation, {chosen.histories / took_s * 60:.0f} a minute of one core")
     return 0
 
 
