@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from service import brakes, inbox, journal, logs, policy, worklist
 from service.brakes import Operation
@@ -35,13 +35,17 @@ class _Send:
 
 @dataclass(frozen=True, slots=True)
 class Attendant:
-    """What looking at packages needs. One for each thread: an OMS client is not shared."""
+    """What looking at packages needs. One for each thread: an OMS client is not shared.
+
+    `monotonic` measures how old a read and an attempt's row are when a command is about to be sent.
+    """
 
     database: Database
     oms: Oms
     settings: Settings
     lease: timedelta
     jitter: Callable[[], float]
+    monotonic: Callable[[], float] = time.monotonic
 
     def attend(self, claimed: Claim) -> None:
         """Reads a claimed package, decides, commands at most once, and gives the package back.
@@ -57,18 +61,18 @@ class Attendant:
         case = claimed.case
         with self.database.reading() as transaction:
             attempts = journal.attempts_of(transaction, case.package_id, case.episode)
-            now = transaction.now
+            began_at = transaction.now
         unanswered = next((one for one in attempts if one.outcome is None and one.resolution is None), None)
-        if unanswered is not None and now < unanswered.deadline_at:
+        if unanswered is not None and began_at < unanswered.deadline_at:
             # Another process may still be sending this very command.
             self._give_back(claimed, Verdict(case=case, next_look_at=unanswered.deadline_at))
             return
         reading = self.oms.read(case.package_id)
-        read_ended = time.monotonic()
+        read_ended = self.monotonic()
         log = None
         if policy.needs_transition_log(case, attempts, reading, self.settings):
             log = self.oms.transition_log(case.package_id)
-        send = self._decide(claimed, attempts, reading, log, read_ended)
+        send = self._decide(claimed, attempts, reading, log, began_at, read_ended)
         if send is not None:
             self._send(claimed, send)
 
@@ -82,13 +86,14 @@ class Attendant:
         attempts: tuple[Attempt, ...],
         reading: Reading,
         log: tuple[LoggedTransition, ...] | None,
+        began_at: datetime,
         read_ended: float,
     ) -> _Send | None:
         """One transaction: the verdict with all its traces and, if it commands, the attempt's row."""
         package_id, attempt = claimed.case.package_id, None
         with self.database.transaction() as transaction:
             brake = brakes.note_answer(transaction, package_id, Operation.READ, reading)
-            view = self._view(transaction, claimed.case, attempts, reading, log)
+            view = self._view(transaction, claimed.case, attempts, reading, log, began_at)
             verdict = decided = policy.decide(view, reading)
             if decided.command is not None:
                 shut = self._gate_is_shut(transaction, decided.case, read_ended)
@@ -101,7 +106,7 @@ class Attendant:
             self._record_resolution(transaction, view, decided)
             journal.note(transaction, package_id, verdict.notes)
             # Taken before the commit: whatever stalls this process afterwards counts.
-            first_byte_by = time.monotonic() + FIRST_BYTE_WITHIN_S
+            first_byte_by = self.monotonic() + FIRST_BYTE_WITHIN_S
         _log_look(claimed.case, verdict.case, brake)
         return None if attempt is None else _Send(verdict.case, attempt, first_byte_by)
 
@@ -112,6 +117,7 @@ class Attendant:
         attempts: tuple[Attempt, ...],
         reading: Reading,
         log: tuple[LoggedTransition, ...] | None,
+        began_at: datetime,
     ) -> View:
         settings = self.settings
         view = View(
@@ -119,6 +125,7 @@ class Attendant:
             settings=settings,
             now=transaction.now,
             jitter=self.jitter(),
+            read_began_at=began_at,
             attempts=attempts,
             log=log,
         )
@@ -149,7 +156,7 @@ class Attendant:
             return "MODE is not live"
         if case.command_not_before is not None and transaction.now < case.command_not_before:
             return "too early after the last command"
-        if time.monotonic() - read_ended > MAX_READ_AGE_S:
+        if self.monotonic() - read_ended > MAX_READ_AGE_S:
             return "the read this rests on is more than 5 s old"
         shut = brakes.read(transaction, lock=True).against_command(case.package_id, transaction.now)
         return shut or self._hourly_cap(transaction)

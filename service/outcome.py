@@ -13,6 +13,8 @@ from service.wire import StateValue, clean
 MAX_WORDS = 500
 MAX_RETRY_AFTER = timedelta(minutes=15)
 _DEFAULT_RETRY_AFTER = timedelta(seconds=30)
+# How far the OMS's clock, which dates the transition log, may be behind ours.
+_CLOCKS_DIFFER = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +145,19 @@ def names_transition(entry: LoggedTransition, command: Command) -> bool | None:
     return True if command.slug is not None and entry.slug == command.slug else None
 
 
-def last_departure(log: tuple[LoggedTransition, ...], enum_class: str, packed: str) -> LoggedTransition | None:
-    """The newest logged move of the package out of Packed."""
-    return next(
+def last_departure(
+    log: tuple[LoggedTransition, ...], enum_class: str, packed: str, since: datetime | None = None
+) -> LoggedTransition | None:
+    """The newest logged move of the package out of Packed, unless it is known to be older than `since`.
+
+    The log may lag, and then its newest departure is one of an earlier stay.
+    """
+    left = next(
         (entry for entry in log if _is(entry.old, enum_class, packed) and not _is(entry.new, enum_class, packed)), None
     )
+    if left is None or since is None or left.at is None or left.at >= since - _CLOCKS_DIFFER:
+        return left
+    return None
 
 
 def last_entry(log: tuple[LoggedTransition, ...], enum_class: str, packed: str) -> LoggedTransition | None:

@@ -221,6 +221,7 @@ Reading = PackageSnapshot | NotFound | BadShape | ReadFailed | Unauthorised | Th
 class View:
     """What a decision rests on besides the read itself.
 
+    `read_began_at` is when the OMS was asked, `now` where that is not told: what a slow read shows may be that old.
     `attempts` are those of this episode, oldest first. `log` is None where it was not asked or not answered.
     `shipped_event` and `cancelled_event`: a signed delivery said so, the first after the last send.
     """
@@ -229,6 +230,7 @@ class View:
     settings: Settings
     now: datetime
     jitter: float
+    read_began_at: datetime | None = None
     attempts: tuple[Attempt, ...] = ()
     log: tuple[LoggedTransition, ...] | None = None
     shipped_values: frozenset[str] = frozenset()
@@ -516,7 +518,7 @@ def _ambiguous_still_packed(view: View, attempt: Attempt) -> Verdict:
         certain_at, reads_needed = (attempt.answered_at or attempt.started_at) + view.settings.settle, 1
     else:
         certain_at, reads_needed = attempt.started_at + 3 * view.settings.oms_timeout, 2
-    if view.now >= certain_at and attempt.read_backs + 1 >= reads_needed:
+    if (view.read_began_at or view.now) >= certain_at and attempt.read_backs + 1 >= reads_needed:
         return _proven_not_applied(view, "reads after the send show it was not applied")
     return _keep_confirming(view, Reason.AMBIGUOUS, max(certain_at, view.now + timedelta(seconds=1)))
 
@@ -634,7 +636,7 @@ def _left_packed(view: View, state: StateValue) -> Verdict:
         first_read_back = attempt.read_backs == 0
         verdict = _shipped(view, Evidence.READ_BACK, f"accepted, then read as {state}")
         return replace(verdict, learned=state.value if first_read_back else None)
-    departure = _departure(view)
+    departure = _departure(view, attempt)
     ours = outcome.names_transition(departure, attempt.command) if departure else None
     if ours:
         return _shipped(view, Evidence.TRANSITION_LOG, "the transition log names our transition")
@@ -648,9 +650,11 @@ def _left_packed(view: View, state: StateValue) -> Verdict:
     return _outcome_unknown(view, state)
 
 
-def _departure(view: View) -> LoggedTransition | None:
+def _departure(view: View, attempt: Attempt) -> LoggedTransition | None:
     """The logged move that ended this episode. A log that lags still shows an earlier one."""
-    entry, left = _newest_moves(view)
+    entry, _ = _newest_moves(view)
+    packed = view.settings.packed_status
+    left = outcome.last_departure(view.log or (), PACKAGE_STATUS, packed, attempt.started_at)
     return left if left is not None and entry is None and left.log_id > view.case.entry_log_id else None
 
 

@@ -78,6 +78,7 @@ class LoggedTransition:
     new: StateValue | None
     transition: str | None
     slug: str | None
+    at: datetime | None = None
 
 
 class _ItemSchema(TolerantSchema):
@@ -114,6 +115,7 @@ class _TransitionSchema(TolerantSchema):
     old_state = State()
     new_state = State()
     attributes = fields.Dict()
+    created_date = Moment()
 
 
 class _CommandSchema(TolerantSchema):
@@ -182,6 +184,7 @@ def parse_transitions(package_id: int, rows: Iterable[object]) -> tuple[LoggedTr
                 new=entry.get("new_state"),
                 transition=command.get("transition_id"),
                 slug=command.get("slug"),
+                at=entry.get("created_date"),
             )
         )
     return tuple(sorted(entries, key=lambda entry: entry.log_id, reverse=True))
