@@ -481,6 +481,7 @@ class _Bell:
 def _engine(url: sa.URL, patience_s: float) -> Engine:
     options: dict[str, Any] = {
         "hide_parameters": True,
+        "poolclass": sa.QueuePool,
         "pool_size": CONNECTIONS,
         "max_overflow": 0,
         "pool_timeout": patience_s,
