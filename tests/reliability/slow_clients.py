@@ -46,6 +46,7 @@ class Crowd:
         self._selector = selectors.DefaultSelector()
         self._left = threading.Event()
         self._connections: list[socket.socket] = []
+        self.answers: list[bytes] = []
         self._drips: dict[socket.socket, Iterator[int]] = {}
         for _, opening in zip(range(stalled), itertools.cycle(STALLED.values()), strict=False):
             self._join(port, opening)
@@ -85,18 +86,20 @@ class Crowd:
                     connection.send(bytes([next(drip)]))
             for key in list(self._selector.get_map().values()):
                 connection, never_reads = key.data
-                if _ended(connection, never_reads=never_reads):
+                if self._has_ended(connection, never_reads=never_reads):
                     self._selector.unregister(connection)
 
-
-def _ended(connection: socket.socket, *, never_reads: bool) -> bool:
-    try:
-        # Only by sending more does one find out who will not read.
-        return connection.send(b"\r") == 0 if never_reads else connection.recv(65536) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    def _has_ended(self, connection: socket.socket, *, never_reads: bool) -> bool:
+        try:
+            if never_reads:  # it finds out only by sending more
+                return connection.send(b"\r") == 0
+            answer = connection.recv(65536)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        self.answers.append(answer)
+        return answer == b""
 
 
 @contextmanager
