@@ -50,7 +50,7 @@ def create_app(config: Config | None = None, database: Database | None = None) -
         logs.configure(config.log_level, config.log_format, config.display_tz)
     database = database or Database(config.database_url, patience_s=DATABASE_PATIENCE_S)
     turns = _Turns()
-    app = Flask("service")
+    app = Flask("service", static_folder=None)
     # Never a redirect: senders that follow one repeat a POST as a GET.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
@@ -95,7 +95,7 @@ def _receiver(config: Config, database: Database, turns: _Turns) -> Callable[[],
 
 def _body(request: Request) -> bytes:
     try:
-        return request.get_data(cache=False)
+        body = request.get_data(cache=False)
     except RequestEntityTooLarge as problem:
         raise DeliveryRejected(413, "too_large") from problem
     except ClientDisconnected as problem:
@@ -104,6 +104,10 @@ def _body(request: Request) -> bytes:
         raise DeliveryRejected(400, "cut_off") from problem
     except ParseException as problem:  # a chunk or a trailer that is none
         raise DeliveryRejected(400, "bad_request") from problem
+    # Behind gunicorn the end of the stream is the end of the body, also where its client hung up before.
+    if len(body) < (request.content_length or 0):
+        raise DeliveryRejected(400, "cut_off")
+    return body
 
 
 def _log_receipt(receipt: Receipt, event_type: str | None, secret_index: int | None) -> None:

@@ -12,7 +12,7 @@ import pytest
 from service import server
 from service.server import TimedSocket, TooSlow
 from tests.reliability.slow_clients import crowd, healthy
-from tests.reliability.web_process import WebProcess, wait_until
+from tests.reliability.web_process import WebProcess, seen, wait_until
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_128_slow_clients_delay_nobody_are_cut_off_and_do_not_hold_up_the_end(we
         late = [answer for answer in slow.answers if b" 408 " in answer]
         assert late
         assert all(b'"reason":"too_slow"' in answer for answer in late)
-    assert web.seen() == len(answers)
+    assert seen(web.database) == len(answers)
     with crowd(web.port, stalled=64, dripping=64):
         exit_code, took_s = web.stop()
     assert exit_code == 0
