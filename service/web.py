@@ -54,7 +54,8 @@ def create_app(config: Config | None = None, database: Database | None = None) -
     # Never a redirect: senders that follow one repeat a POST as a GET.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    # One more, because a body in chunks is cut there without a word.
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     app.add_url_rule(
         "/webhooks/oms/packages",
         view_func=_receiver(config, database, turns),
@@ -104,6 +105,8 @@ def _body(request: Request) -> bytes:
         raise DeliveryRejected(400, "cut_off") from problem
     except ParseException as problem:  # a chunk or a trailer that is none
         raise DeliveryRejected(400, "bad_request") from problem
+    if len(body) > MAX_BODY_BYTES:
+        raise DeliveryRejected(413, "too_large")
     # Behind gunicorn the end of the stream is the end of the body, also where its client hung up before.
     if len(body) < (request.content_length or 0):
         raise DeliveryRejected(400, "cut_off")

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from tests.conftest import MINIMAL, SECRET, a_document
 from tests.reliability.web_process import PATH, WebProcess, connect, seen
 
 SIGNATURE = b"X-Whisperer-Signature"
-WARM_UP = 0.2
+TENTHS = 10
+WARM_UP_TENTHS = 5
 MAX_GROWTH = 1.05
 
 
@@ -243,6 +245,9 @@ def _malformed(rng: random.Random, body: bytes, signature: bytes) -> tuple[tuple
     chunked = post + b"Transfer-Encoding: chunked\r\n"
     chunk = b"%x\r\n%s\r\n" % (len(body) + 1, body + b" ")
     junk = bytes(rng.choices(range(1, 0x100), k=40)).replace(b"\n", b"").replace(b"\r", b"")
+    length = rng.choice((b"-1", b"+5", b"1e3", b"0x5", b"5, 6", b"\xb2"))
+    coding = rng.choice((b"gzip", b"chunked, gzip", b"xchunked"))
+    size = rng.choice((b"-1", b"g", b"0x5", b"", b" 5", b"5;\r\r"))
     return (
         ("request line", b"\x16\x03\x01" + junk + b"\r\n\r\n"),
         ("version", b"POST " + PATH.encode() + b" HTTP/9.9\r\n\r\n"),
@@ -252,12 +257,12 @@ def _malformed(rng: random.Random, body: bytes, signature: bytes) -> tuple[tuple
         ("folded", post + b"X-A: a\r\n b\r\n\r\n"),
         ("many headers", post + b"".join(b"X-%d: 1\r\n" % n for n in range(200)) + b"\r\n"),
         ("long header", post + b"X-A: " + b"a" * 9000 + b"\r\n\r\n"),
-        ("length", post + b"Content-Length: " + rng.choice((b"-1", b"+5", b"1e3", b"0x5", b"5, 6", b"\xb2")) + b"\r\n\r\n"),
+        ("length", post + b"Content-Length: " + length + b"\r\n\r\n"),
         ("two lengths", post + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n12345"),
         ("length and chunks", chunked + b"Content-Length: 5\r\n\r\n0\r\n\r\n"),
-        ("coding", post + b"Transfer-Encoding: " + rng.choice((b"gzip", b"chunked, gzip", b"xchunked")) + b"\r\n\r\n0\r\n\r\n"),
+        ("coding", post + b"Transfer-Encoding: " + coding + b"\r\n\r\n0\r\n\r\n"),
         ("expectation", post + b"Content-Length: 0\r\nExpect: " + rng.choice((b"tea", b"100-continued")) + b"\r\n\r\n"),
-        ("chunk size", chunked + b"\r\n" + rng.choice((b"-1", b"g", b"0x5", b"", b" 5", b"5;\r\r")) + b"\r\n12345\r\n0\r\n\r\n"),
+        ("chunk size", chunked + b"\r\n" + size + b"\r\n12345\r\n0\r\n\r\n"),
         ("chunk end", chunked + b"\r\n" + chunk[:-2] + b"xx0\r\n\r\n"),
         ("trailer", chunked + b"\r\n" + chunk + b"0\r\nX\x00(: 1\r\n\r\n"),
         ("cut off", post + b"Content-Length: %d\r\n\r\n" % (len(body) + 1) + body),
@@ -428,37 +433,41 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        web = WebProcess(f"sqlite:///{folder}/fuzz.db", Path(folder, "web.log"), LOG_LEVEL="ERROR")
-        try:
-            failed = _sockets(web, options) | _application(folder, options)
-        finally:
-            web.close()
-    sys.exit(int(failed))
+        failed = [
+            ask(Path(folder), options)
+            for ask, count in ((_sockets, options.count), (_application, options.in_process))
+            if count
+        ]
+    sys.exit(int(any(failed)))
 
 
-def _sockets(web: WebProcess, options: argparse.Namespace) -> bool:
-    began = time.monotonic()
-    warm = over_sockets(web.port, options.seed, int(options.count * WARM_UP))
-    before, pids = web.resident_bytes(), web.worker_pids()
-    rest = over_sockets(web.port, options.seed + 1, options.count - int(options.count * WARM_UP))
-    growth = web.resident_bytes() / before
-    total = _sum([warm, rest])
-    print(f"memory after the first {WARM_UP:.0%}: {before / 2**20:.0f} MiB; at the end × {growth:.3f}")
-    restarted = web.worker_pids() != pids
-    print(f"worker restarted: {restarted}; its log: {web.log.read_text(encoding='utf-8')[-2000:]!r}")
-    return (
-        _report("over sockets", total, seen(web.database), time.monotonic() - began) or growth > MAX_GROWTH or restarted
-    )
+def _sockets(folder: Path, options: argparse.Namespace) -> bool:
+    web = WebProcess(f"sqlite:///{folder}/sockets.db", folder / "web.log", LOG_LEVEL="ERROR")
+    try:
+        began = time.monotonic()
+        pids, tallies, resident = web.worker_pids(), [], []
+        for number in range(TENTHS):
+            tallies.append(over_sockets(web.port, options.seed * TENTHS + number, options.count // TENTHS))
+            resident.append(web.resident_bytes())
+        failed = _report("over sockets", _sum(tallies), seen(web.database), time.monotonic() - began)
+        growth = resident[-1] / resident[WARM_UP_TENTHS - 1]
+        print(f"memory after each tenth, MiB: {[bytes_ >> 20 for bytes_ in resident]}; × {growth:.3f} since warm")
+        print(f"same worker: {pids == web.worker_pids()}; its log: {web.log.read_text(encoding='utf-8')[-2000:]!r}")
+        return failed or growth > MAX_GROWTH or pids != web.worker_pids()
+    finally:
+        web.close()
 
 
-def _application(folder: str, options: argparse.Namespace) -> bool:
-    logs.configure("ERROR", "json", configuration.load({**MINIMAL, "DATABASE_URL": "sqlite:///x"}).display_tz)
+def _application(folder: Path, options: argparse.Namespace) -> bool:
+    logs.configure("ERROR", "json", UTC)
     database = Database(f"sqlite:///{folder}/in-process.db")
     database.migrate(MINIMAL["OMS_BASE_URL"])
     began = time.monotonic()
     tally = in_process(database, options.seed, options.in_process)
     took_s = time.monotonic() - began
-    return _report("in process", tally, seen(database), took_s)
+    failed = _report("in process", tally, seen(database), took_s)
+    database.dispose()
+    return failed
 
 
 def _report(where: str, tally: Tally, seen: int, took_s: float) -> bool:

@@ -18,7 +18,7 @@ from service.database import Database, deliveries
 from tests.conftest import MINIMAL, a_document, signed
 
 PATH = "/webhooks/oms/packages"
-START_WITHIN_S = 30.0
+START_WITHIN_S = 60.0
 
 
 class WebProcess:
@@ -37,7 +37,11 @@ class WebProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        wait_until(self._is_up, START_WITHIN_S)
+        try:
+            wait_until(self._is_up, START_WITHIN_S)
+        except BaseException:
+            self.close()
+            raise
 
     def _is_up(self) -> bool:
         assert self._process.poll() is None, self.log.read_text(encoding="utf-8")
