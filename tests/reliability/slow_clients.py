@@ -170,8 +170,12 @@ def main() -> None:
 
 def _report(web: WebProcess, options: argparse.Namespace) -> None:
     numbers = itertools.count(time.time_ns() // 1000 % 2**40)
+    used_s = web.cpu_s()
     per_s, p99 = throughput(web.port, numbers, 16, options.load)
-    print(f"undisturbed: {per_s:.0f} deliveries/s over 16 connections, p99 {p99 * 1000:.0f} ms")
+    cpu_ms = (web.cpu_s() - used_s) / (per_s * options.load) * 1000
+    print(
+        f"undisturbed: {per_s:.0f} deliveries/s over 16 connections, p99 {p99 * 1000:.0f} ms, {cpu_ms:.2f} ms CPU each"
+    )
     before = web.resident_bytes()
     with crowd(web.port, options.stalled, options.dripping) as slow:
         answers = healthy(web.port, numbers, options.seconds)

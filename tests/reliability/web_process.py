@@ -18,7 +18,7 @@ from service.database import Database, deliveries
 from tests.conftest import MINIMAL, a_document, signed
 
 PATH = "/webhooks/oms/packages"
-START_WITHIN_S = 60.0
+START_WITHIN_S = 120.0
 
 
 class WebProcess:
@@ -78,6 +78,12 @@ class WebProcess:
         """The memory of the children. Linux only."""
         pages = (Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1] for pid in self.worker_pids())
         return sum(int(count) for count in pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu_s(self) -> float:
+        """The processor time the children have used, which says more than a clock on a shared machine. Linux only."""
+        stats = (Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1] for pid in self.worker_pids())
+        ticks = (sum(map(int, stat.split()[11:13])) for stat in stats)
+        return sum(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def seen(database: Database) -> int:
