@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.reliability.web_process import PATH, WebProcess, connect, post
 
 DRIP_S = 0.5
-PIPELINED = 200
+PIPELINED = 20
 _POST = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n".encode()
 # What is sent at once, and what then drips byte by byte.
 STALLED = {
