@@ -7,15 +7,18 @@ from service import __version__, logs
 from service import config as configuration
 
 bind = f"0.0.0.0:{os.environ.get('PORT') or '8008'}"
-worker_class = "gthread"
+worker_class = "service.server.Worker"
 workers = 1
-threads = 8
-keepalive = 15
+# A thread for each client that is still sending; how many work at a time, service/web.py says.
+threads = 256
+worker_connections = 1000
+keepalive = 10
 timeout = 30
-graceful_timeout = 8
+graceful_timeout = 7
 preload_app = False
 accesslog = None
 loglevel = "warning"
+control_socket_disable = True
 
 
 def on_starting(server: object) -> None:

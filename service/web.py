@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from flask import Flask, Request, Response, jsonify, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
 from service import config as configuration
@@ -17,6 +20,27 @@ from service.inbox import Receipt
 
 MAX_BODY_BYTES = 1024 * 1024
 RETRY_AFTER_S = 5
+# No commit within 5 s is a 503: the wait for a turn, then the database's own patience. There are as many turns as
+# the pool keeps connections open, so that nobody waits a third time.
+TURNS = 5
+TURN_PATIENCE_S = 1.5
+DATABASE_PATIENCE_S = 3.0
+
+
+class _Turns:
+    """Lets so many requests use the database at a time; the others wait, and not for long."""
+
+    def __init__(self) -> None:
+        self._free = threading.BoundedSemaphore(TURNS)
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        if not self._free.acquire(timeout=TURN_PATIENCE_S):
+            raise DatabaseUnavailable("the database does not keep up")
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 def create_app(config: Config | None = None, database: Database | None = None) -> Flask:
@@ -24,35 +48,41 @@ def create_app(config: Config | None = None, database: Database | None = None) -
     if config is None:
         config = configuration.load(configuration.environment())
         logs.configure(config.log_level, config.log_format, config.display_tz)
-    database = database or Database(config.database_url)
-    app = Flask("service")
+    database = database or Database(config.database_url, patience_s=DATABASE_PATIENCE_S)
+    turns = _Turns()
+    app = Flask("service", static_folder=None)
+    # Never a redirect: senders that follow one repeat a POST as a GET.
     app.url_map.strict_slashes = False
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.url_map.merge_slashes = False
+    # One more, because a body in chunks is cut there without a word.
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     app.add_url_rule(
         "/webhooks/oms/packages",
-        view_func=_receiver(config, database),
+        view_func=_receiver(config, database, turns),
         methods=["POST"],
         provide_automatic_options=False,
     )
     app.add_url_rule("/livez", "livez", _alive)
     app.add_url_rule("/healthz", "healthz", _alive)
-    app.add_url_rule("/readyz", view_func=_readiness(database))
+    app.add_url_rule("/readyz", view_func=_readiness(database, turns))
     app.register_error_handler(HTTPException, _refused)
     app.register_error_handler(DeliveryRejected, _rejected)
     app.register_error_handler(DatabaseUnavailable, _unavailable)
+    app.register_error_handler(Exception, _crashed)
     return app
 
 
-def _receiver(config: Config, database: Database) -> Callable[[], tuple[Response, int]]:
+def _receiver(config: Config, database: Database, turns: _Turns) -> Callable[[], tuple[Response, int]]:
     def receive() -> tuple[Response, int]:
         body = _body(request)
         headers = {name.lower(): value for name, value in request.headers}
         secret_index = delivery.authenticate(headers, body, config.authentication)
         read = delivery.read(headers.get("content-type"), body, secret_index)
-        if isinstance(read, Delivery):
-            receipt = inbox.accept(database, read, config.settings)
-        else:
-            receipt = inbox.put_aside(database, read, body)
+        with turns.take():
+            if isinstance(read, Delivery):
+                receipt = inbox.accept(database, read, config.settings)
+            else:
+                receipt = inbox.put_aside(database, read, body)
         _log_receipt(receipt, read.event_type, secret_index)
         return jsonify(
             status=receipt.status,
@@ -66,11 +96,21 @@ def _receiver(config: Config, database: Database) -> Callable[[], tuple[Response
 
 def _body(request: Request) -> bytes:
     try:
-        return request.get_data(cache=False)
+        body = request.get_data(cache=False)
     except RequestEntityTooLarge as problem:
         raise DeliveryRejected(413, "too_large") from problem
     except ClientDisconnected as problem:
+        if isinstance(problem.__context__, TimeoutError):
+            raise DeliveryRejected(408, "too_slow") from problem
         raise DeliveryRejected(400, "cut_off") from problem
+    except ParseException as problem:  # a chunk or a trailer that is none
+        raise DeliveryRejected(400, "bad_request") from problem
+    if len(body) > MAX_BODY_BYTES:
+        raise DeliveryRejected(413, "too_large")
+    # Behind gunicorn the end of the stream is the end of the body, also where its client hung up before.
+    if len(body) < (request.content_length or 0):
+        raise DeliveryRejected(400, "cut_off")
+    return body
 
 
 def _log_receipt(receipt: Receipt, event_type: str | None, secret_index: int | None) -> None:
@@ -86,9 +126,10 @@ def _alive() -> Response:
     return jsonify(status="ok")
 
 
-def _readiness(database: Database) -> Callable[[], Response]:
+def _readiness(database: Database, turns: _Turns) -> Callable[[], Response]:
     def readyz() -> Response:
-        database.probe_write()
+        with turns.take():
+            database.probe_write()
         return jsonify(status="ok")
 
     return readyz
@@ -108,6 +149,11 @@ def _rejected(problem: DeliveryRejected) -> tuple[Response, int]:
 def _unavailable(problem: DatabaseUnavailable) -> tuple[Response, int, dict[str, str]]:
     logs.emit("database.unavailable", where="web", cause=str(problem))
     return *_error(503, "database_unavailable"), {"Retry-After": str(RETRY_AFTER_S)}
+
+
+def _crashed(problem: Exception) -> tuple[Response, int]:
+    logs.emit("web.crashed", error=type(problem).__name__, trace=logs.trace_of(problem))
+    return _error(500, "internal")
 
 
 def _error(status: int, reason: str) -> tuple[Response, int]:
