@@ -156,10 +156,12 @@ class Attendant:
             return "MODE is not live"
         if case.command_not_before is not None and transaction.now < case.command_not_before:
             return "too early after the last command"
-        if self.monotonic() - read_ended > MAX_READ_AGE_S:
-            return "the read this rests on is more than 5 s old"
         shut = brakes.read(transaction, lock=True).against_command(case.package_id, transaction.now)
-        return shut or self._hourly_cap(transaction)
+        if shut is not None:
+            return shut
+        if self.monotonic() - read_ended > MAX_READ_AGE_S:  # after the lock, which may have been waited for
+            return "the read this rests on is more than 5 s old"
+        return self._hourly_cap(transaction)
 
     def _hourly_cap(self, transaction: Transaction) -> str | None:
         """Pauses where an hour's commands reach `SHIP_MAX_PER_HOUR`: more than that nobody expected."""

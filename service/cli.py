@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ from service import __version__, brakes, explain, journal, logs, rules, sandbox,
 from service import config as configuration
 from service.config import Config
 from service.database import Database, Transaction
+from service.delivery import Authentication
 from service.errors import AutoshipError, ConfigurationError, DatabaseOutdated, DatabaseUnavailable, OmsUnreachable
 from service.login import credentials
 from service.oms import Oms
@@ -370,11 +372,9 @@ def sweep_command(dry_run: bool, adopt: bool, yes: bool, as_json: bool) -> None:
 @_json_option
 def sign(file: BinaryIO, url: str | None, as_json: bool) -> None:
     """Print the headers of a signed test delivery of FILE, as the OMS would send it."""
-    secrets = configuration.load_secrets(_environment())
-    if not secrets:
-        raise ConfigurationError("WEBHOOK_SECRETS: required to sign")
+    required = configuration.load_authentication(_environment())
     body = file.read()
-    headers = sender.headers(_event_type(body), body, secrets[0])
+    headers = sender.headers(_event_type(body), body, next(iter(required.secrets), None), _demanded(required))
     status = None if url is None else sender.post(url, body, headers)
     if as_json:
         _print_json({"headers": headers, "answered": status})
@@ -387,6 +387,14 @@ def sign(file: BinaryIO, url: str | None, as_json: bool) -> None:
 
 
 # What the commands share.
+
+
+def _demanded(required: Authentication) -> dict[str, str]:
+    """The headers that are demanded beside the signature."""
+    demanded = dict([required.header] if required.header else [])
+    if required.basic is not None:
+        demanded["Authorization"] = "Basic " + base64.b64encode(required.basic.encode()).decode()
+    return demanded
 
 
 def _environment() -> Mapping[str, str]:

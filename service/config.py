@@ -113,13 +113,13 @@ def load(environ: Mapping[str, str], *, default_database: str | None = None) -> 
     return config
 
 
-def load_secrets(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Only the webhook secrets. Raises `ConfigurationError`."""
+def load_authentication(environ: Mapping[str, str]) -> Authentication:
+    """Only what a delivery must show. Raises `ConfigurationError`."""
     reader = _Reader(environ)
-    secrets = reader.items("WEBHOOK_SECRETS")
+    authentication = _authentication(reader)
     if reader.problems:
         raise ConfigurationError(*reader.problems)
-    return secrets
+    return authentication
 
 
 def load_rules(path: str) -> Rules:
