@@ -427,8 +427,7 @@ def _in_packed(view: View, snapshot: PackageSnapshot) -> Verdict:
         opening = _opening(view, snapshot.modified_at)
         if isinstance(opening, Verdict):
             return opening
-        view = replace(view, case=opening.case, attempts=())
-        verdict = _judged(view, snapshot)
+        verdict = _judged(replace(view, case=opening.case), snapshot)
         return replace(verdict, notes=(*opening.notes, *verdict.notes), resolution=opening.resolution)
     attempt = view.open_attempt
     if attempt is not None:

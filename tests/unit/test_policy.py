@@ -242,6 +242,7 @@ def test_only_an_older_snapshot_is_stale(modified_at: datetime | None) -> None:
 @pytest.mark.parametrize(("reading", "problem"), NOT_READABLE)
 def test_a_package_never_readable_needs_a_person_after_15_minutes(reading: Reading, problem: str) -> None:
     reason = Reason.NOT_FOUND if isinstance(reading, NotFound) else Reason.BAD_SHAPE
+    assert decided(NEW, reading).case.looking_since == NOW
     early = decided(replace(NEW, looking_since=NOW - QUARTER + SECOND), reading)
     late = decided(replace(NEW, looking_since=NOW - QUARTER), reading)
     assert standing(early) == (WAITING, None, False)
@@ -484,10 +485,8 @@ def test_the_gate_can_be_switched_off() -> None:
     verdict = decided(a_case(), a_snapshot(offered=(ANY_SLUG,)), settings=some_settings(enforce_offered=False))
     assert verdict.command == COMMAND
     check = verdict.case.checks[4]
-    assert (check.expected, check.observed, check.verdict) == (
-        "transition 12, slug 'ship'",
-        "not checked: COMMANDS_GATE=off",
-        "unknown",
+    assert check == Check(
+        "the OMS offers the command", "transition 12, slug 'ship'", "not checked: COMMANDS_GATE=off", "unknown"
     )
 
 
@@ -651,6 +650,12 @@ def test_a_state_of_another_enumeration_moves_no_closed_case_and_no_open_attempt
     verdict = decided(case, a_snapshot(ORDER_SHIPPED), *attempts)
     assert standing(verdict) == standing(Verdict(case=case))
     assert (verdict.case.read_problem, wait_of(verdict)) == ("the state is not a PackageStatus", 5 * SECOND)
+
+
+def test_an_open_attempt_that_no_read_can_settle_for_a_day_needs_a_person() -> None:
+    case = aged(DAY, state=SHIPPING, reason=Reason.CONFIRMING)
+    verdict = decided(case, a_snapshot(ORDER_SHIPPED), an_attempt())
+    assert standing(verdict) == (ATTENTION, Reason.BAD_SHAPE, True)
 
 
 def test_a_snapshot_leaves_its_facts_in_the_case() -> None:
