@@ -501,7 +501,7 @@ def _postgresql_arguments(patience_ms: int) -> dict[str, Any]:
         "statement_timeout": patience_ms,
         "lock_timeout": patience_ms,
         # A process that froze within a transaction must not keep its locks.
-        "idle_in_transaction_session_timeout": 2 * patience_ms,
+        "idle_in_transaction_session_timeout": patience_ms + 1000,
         "timezone": "UTC",
     }
     return {

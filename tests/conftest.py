@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -75,6 +77,16 @@ def app(configured: Callable[..., Config], database: Database) -> Flask:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+@contextmanager
+def locked(database_url: str) -> Iterator[None]:
+    """Another process in the middle of a write that does not end."""
+    blocker = Database(database_url)
+    with blocker.transaction() as transaction:  # all it takes on SQLite
+        if not blocker.is_sqlite:
+            transaction.execute(sa.text("LOCK TABLE deployment, deliveries, packages"))
+        yield
 
 
 def eventually(condition: Callable[[], bool], within_s: float = 30) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -23,7 +21,7 @@ from service.config import Config
 from service.database import Database, deliveries
 from service.delivery import EVENT_TYPES
 from service.web import create_app
-from tests.conftest import MINIMAL, SECRET
+from tests.conftest import MINIMAL, SECRET, locked
 from tests.contract.conftest import URL, Whisperer
 from tests.processes import web_process
 from tests.samples import sample
@@ -155,7 +153,7 @@ def test_what_sending_again_cannot_mend_counts_as_delivered(
 def test_an_event_we_could_not_store_is_sent_again_and_then_accepted_once(
     whisperer: Whisperer, carried_to: Carry, configured: Callable[..., Config], database: Database, database_url: str
 ) -> None:
-    carried_to(create_app(configured(), Database(database_url, patience_s=0.1)))
+    carried_to(create_app(configured(), Database(database_url, patience_s=0.5)))
     hook = whisperer.hook(secret_key=SECRET)
     with locked(database_url):
         event, task = whisperer.deliver(hook, PACKAGE)
@@ -262,13 +260,3 @@ def recorder() -> Iterator[Recorder]:
     server.shutdown()
     thread.join()
     server.server_close()
-
-
-@contextmanager
-def locked(database_url: str) -> Iterator[None]:
-    """Another process in the middle of a write that does not end."""
-    blocker = sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)
-    blocker.execute("BEGIN IMMEDIATE")
-    yield
-    blocker.execute("ROLLBACK")
-    blocker.close()

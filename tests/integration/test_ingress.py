@@ -6,8 +6,7 @@ import base64
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -25,7 +24,7 @@ from service.database import Database, deliveries, metadata, packages, quarantin
 from service.sandbox import Request
 from service.web import MAX_BODY_BYTES, create_app
 from tests import oms_faults
-from tests.conftest import SECRET, a_document, deliver, on_sqlite, signed
+from tests.conftest import SECRET, a_document, deliver, locked, on_sqlite, signed
 from tests.integration.conftest import Clock, Floor
 from tests.oms_faults import FaultyOms, Outcome
 
@@ -408,13 +407,3 @@ def test_a_thousand_quarantined_bodies_are_kept_at_most_and_each_for_14_days(
     assert deliver(client, b"[1]").json["status"] == "quarantined"
     assert [row["body"] for row in rows(store, quarantine)] == [b"[]", b"[1]"]
     assert len(rows(store, deliveries)) == 3
-
-
-@contextmanager
-def locked(database_url: str) -> Iterator[None]:
-    """Another process in the middle of a write that does not end."""
-    blocker = Database(database_url)
-    with blocker.transaction() as transaction:  # all it takes on SQLite
-        if not blocker.is_sqlite:
-            transaction.execute(sa.text("LOCK TABLE deployment, deliveries, packages"))
-        yield
