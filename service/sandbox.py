@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -455,6 +456,11 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
     oms: StandInOms
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that went away is no defect of ours."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
