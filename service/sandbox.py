@@ -477,7 +477,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:  # the caller died within its request, which is then none
+            self.close_connection = True
+            return
         token = self.headers.get("Authorization", "")
         request = Request(self.command, parts.path, dict(parse_qsl(parts.query)), token, body)
         if not parts.path.endswith("/"):

@@ -28,13 +28,13 @@ from tests.reliability.courier import Courier
 from tests.reliability.fleet import Member, end, free_port
 from tests.reliability.ledger import Books, Judgement, WitnessOms, judge
 
-LEASE_S = 3.0
+OMS_TIMEOUT_S, LEASE_S = 1.0, 3.0
 DUPLICATES, DOUBLES, FAULTS = 0.2, 0.2, 0.04
 # How many deliveries one package makes at least: created, transitioned and packed, and the echoes of its shipping.
 DELIVERIES_A_PACKAGE = 5
 SETTLED_WITHIN_S = 120.0
 QUICK = {
-    "OMS_TIMEOUT_S": "1",
+    "OMS_TIMEOUT_S": f"{OMS_TIMEOUT_S:g}",
     "LEASE_S": f"{LEASE_S:g}",
     "SETTLE_S": "0.2",
     "RETRY_BASE_S": "0.5",
@@ -175,7 +175,7 @@ class Campaign:
         victim.kill()
         now = time.monotonic()
         if victim.port is None:
-            self._killed += [(now, package_id) for package_id in self.oms.begun_by(victim.name)]
+            self._killed += [(now, package_id) for package_id in self.oms.begun_by(victim.name, OMS_TIMEOUT_S)]
         victim.start()
 
     def _freeze(self, packages: int) -> None:

@@ -71,6 +71,6 @@ if __name__ == "__main__":
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)  # it must take nobody else along
     arm(POINTS[sys.argv[1]])
-    os.execv = _in_this_process
+    os.execv = _in_this_process  # type: ignore[assignment]
     sys.argv = ["autoship", sys.argv[2]]
     cli.run()

@@ -100,14 +100,16 @@ class WitnessOms(FaultyOms):
             return applied_then(resets)(self, request)
         return html(503)(self, request) if luck < self.faults else super().answer(request)
 
-    def begun_by(self, who: str) -> list[int]:
-        """The packages this caller was the last to ask about, and has not finished: still Packed, or commanded."""
+    def begun_by(self, who: str, within_s: float) -> list[int]:
+        """The packages this caller asked about last and just now, and has not finished: to be shipped or confirmed."""
+        since = time.monotonic() - within_s
         with self._witnessing:
             last = {package_id: touches[-1] for package_id, touches in self.touches.items()}
         return [
             package_id
             for package_id, touch in last.items()
-            if touch.who == who and (touch.operation == "command" or self.packages[package_id].state == PACKED)
+            if touch.who == who and touch.at >= since
+            if touch.operation == "command" or _is_eligible(self.packages[package_id])
         ]
 
 
