@@ -195,11 +195,11 @@ class Campaign:
             time.sleep(0.2)
 
     def _is_settled(self) -> bool:
-        return self.story.follow_up() and self.courier.is_idle and not self._is_unfinished()
-
-    def _is_unfinished(self) -> bool:
+        if not self.story.follow_up():
+            return False
         judgement = self._judged()
-        return bool(judgement.lost or judgement.unresolved)
+        # In this order: once nothing is left to ship, no further event can be announced.
+        return not (judgement.lost or judgement.unresolved) and self.courier.is_idle
 
     def _judged(self) -> Judgement:
         return judge(self.oms, self.courier.tallies, self.books())

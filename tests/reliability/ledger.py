@@ -115,6 +115,7 @@ class WitnessOms(FaultyOms):
 
 def judge(oms: WitnessOms, deliveries: Mapping[str, Tally], books: Books | None) -> Judgement:
     """What the ledger proves. Without books only what the OMS itself saw counts."""
+    # What is under way while this looks must not change under its hands: copies.
     departures: dict[int, Applied] = {one.package_id: one for one in oms.applied if one.old == PACKED}
     lost = [f"package {one.package_id} was never shipped" for one in oms.packages.values() if _is_eligible(one)]
     double = [said for package_id in list(oms.touches) for said in _doubles(package_id, oms.touches[package_id])]
@@ -122,7 +123,7 @@ def judge(oms: WitnessOms, deliveries: Mapping[str, Tally], books: Books | None)
         return Judgement(tuple(lost), tuple(double), (), ())
     lost += [
         f"event {uuid}: {tally.tried} deliveries, {tally.answered} answered 2xx, {books.seen.get(uuid, 0)} seen"
-        for uuid, tally in deliveries.items()
+        for uuid, tally in dict(deliveries).items()
         if not tally.answered <= books.seen.get(uuid, 0) <= tally.tried
     ]
     by_command = {package_id for package_id, departure in departures.items() if departure.by_command}
