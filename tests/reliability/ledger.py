@@ -15,7 +15,7 @@ from tests.oms_faults import FaultyOms, Outcome, applied_then, html, resets
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """One read or command of a package, and whose. `stay`: in which stay in Packed it came, None outside of all."""
+    """One read or command of a package, and whose. `stay`: in which stay it found all Packed, None otherwise."""
 
     at: float
     who: str
@@ -89,8 +89,7 @@ class WitnessOms(FaultyOms):
         package_id = int(request.path.split("/")[5])
         # Commands one at a time: otherwise the second of two could still find the package Packed.
         with self._witnessing:
-            in_packed = self.packages[package_id].state == PACKED
-            stay = self._stays[package_id] if in_packed else None
+            stay = self._stays[package_id] if _is_eligible(self.packages[package_id]) else None
             self.touches[package_id].append(Touch(time.monotonic(), who, request.operation, stay))
             return self._unlucky(request) if request.operation == "command" else super().answer(request)
 
@@ -114,8 +113,10 @@ class WitnessOms(FaultyOms):
 
 
 def judge(oms: WitnessOms, deliveries: Mapping[str, Tally], books: Books | None) -> Judgement:
-    """What the ledger proves. Without books only what the OMS itself saw counts."""
-    # What is under way while this looks must not change under its hands: copies.
+    """What the ledger proves. Without books only what the OMS itself saw counts.
+
+    A delivery that was stored and could not be answered any more may be counted or not: the sender repeats it.
+    """
     departures: dict[int, Applied] = {one.package_id: one for one in oms.applied if one.old == PACKED}
     lost = [f"package {one.package_id} was never shipped" for one in oms.packages.values() if _is_eligible(one)]
     double = [said for package_id in list(oms.touches) for said in _doubles(package_id, oms.touches[package_id])]
@@ -142,7 +143,7 @@ def _is_eligible(package: Package) -> bool:
 
 
 def _doubles(package_id: int, touches: Iterable[Touch]) -> list[str]:
-    """Commands that nothing justifies: outside a stay in Packed, or again in one without two reads in between.
+    """Commands that nothing justifies: where not all was Packed, or again in one stay without two reads in between.
 
     Two, because nothing is sent again before one read proved that the last command was not applied, nor ever
     without a fresh read.
@@ -155,7 +156,7 @@ def _doubles(package_id: int, touches: Iterable[Touch]) -> list[str]:
             reads += 1
             continue
         if touch.stay is None:
-            found.append(f"package {package_id} was commanded though it was not Packed")
+            found.append(f"package {package_id} was commanded though not all of it was Packed")
         elif touch.stay == commanded_in and reads < 2:
             found.append(f"package {package_id} was commanded again after {reads} reads")
         commanded_in, reads = touch.stay, 0

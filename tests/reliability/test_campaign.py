@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 
 import pytest
 
+from service import sandbox
 from service.outcome import Command
 from service.sandbox import Request
 from tests.reliability import campaign
@@ -86,3 +88,13 @@ def test_the_judge_holds_the_books_against_the_ledger(
     ask(oms, *operations)
     judged = judge(oms, {UUID: Tally(tried=3, answered=2)}, Books({UUID: seen}, {73: state}))
     assert tuple(map(len, (judged.lost, judged.double, judged.false_success, judged.unresolved))) == found
+
+
+def test_a_command_that_its_caller_did_not_finish_sending_is_none(oms: WitnessOms) -> None:
+    head = f"POST /api/v1/oms/packages/73/command/ HTTP/1.1\r\nAuthorization: Token {oms.token}\r\n"
+    with sandbox.serve(oms) as server, socket.create_connection(("127.0.0.1", server.port), timeout=5) as caller:
+        caller.sendall(head.encode() + b"Content-Length: 40\r\n\r\n" + b'{"transition": ')
+        caller.shutdown(socket.SHUT_WR)
+        assert caller.recv(1) == b""
+    assert oms.received == []
+    assert not oms.touches
