@@ -8,7 +8,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-anno
 PURE := service/errors.py,service/wire.py,service/delivery.py,service/snapshot.py,service/rules.py,service/policy.py,service/outcome.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format check mutants lock clean
+.PHONY: help run test lint format check mutants reliability sabotage lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -45,6 +45,12 @@ mutants: $(VENV)/test.stamp ## Change the pure modules in every small way and se
 	@grep -oE 'service\.[^`]+__mutmut_[0-9]+' docs/mutants.md > mutants/explained || true
 	@echo "Survivors that docs/mutants.md does not explain:"
 	@! $(BIN)/mutmut results | grep -E 'survived|no tests' | grep -vwFf mutants/explained
+
+reliability: $(VENV)/test.stamp ## Kill real processes 100 times under 5,000 deliveries, on each database
+	$(BIN)/python -m tests.reliability.campaign $(ARGS)
+
+sabotage: $(VENV)/test.stamp ## Take out one protection at a time and see that a test notices
+	$(BIN)/python -m tests.reliability.sabotage
 
 lock: $(VENV)/test.stamp ## Pin the newest versions of all dependencies, with hashes
 	$(COMPILE) --upgrade --output-file requirements.txt pyproject.toml

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -470,6 +471,11 @@ class _Listener(ThreadingHTTPServer):
     request_queue_size = 256
     oms: StandInOms
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that went away is no defect of ours."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -485,7 +491,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:  # the caller died within its request, which is then none
+            self.close_connection = True
+            return
         token = self.headers.get("Authorization", "")
         request = Request(self.command, parts.path, dict(parse_qsl(parts.query)), token, body)
         if not parts.path.endswith("/"):
