@@ -367,6 +367,8 @@ class _Reader:
 
     def _value(self, name: str) -> str:
         value, path = self._environ.get(name, ""), self._environ.get(f"{name}_FILE", "")
+        if value != value.encode(errors="replace").decode():  # other bytes arrive as lone surrogates
+            self.problem(name, "must be UTF-8")
         if name.endswith("_FILE") or not path:
             return value
         if value:

@@ -103,7 +103,7 @@ def authenticate(headers: Mapping[str, str], body: bytes, required: Authenticati
         raise DeliveryRejected(401, "basic_auth")
     if required.header is not None:
         name, value = required.header
-        if not _same(headers.get(name.lower(), ""), value):
+        if not _same(headers.get(name.lower(), ""), _spellings(value)):
             raise DeliveryRejected(401, "header")
     if not required.secrets:
         return None
@@ -189,13 +189,19 @@ def _hmac(secret: str, body: bytes) -> str:
     return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
-def _same(presented: str, expected: str) -> bool:
+def _spellings(text: str) -> list[bytes]:
+    """A header's bytes: requests 2.34, the sender's HTTP library, writes ISO 8859-1 where it can, others UTF-8."""
+    latin = text.encode("latin-1", "replace")
+    return [text.encode(), latin] if latin.decode("latin-1") == text else [text.encode()]
+
+
+def _same(presented: str, expected: list[bytes]) -> bool:
     # WSGI hands header bytes over as latin-1, so this compares the bytes that were sent.
-    as_sent = expected.encode().decode("latin-1")
-    return hmac.compare_digest(presented.encode(errors="surrogatepass"), as_sent.encode())
+    sent = presented.encode(errors="surrogatepass")
+    return any([hmac.compare_digest(sent, one.decode("latin-1").encode()) for one in expected])
 
 
 def _is_basic(authorization: str, expected: str) -> bool:
     scheme, _, presented = authorization.partition(" ")
-    encoded = base64.b64encode(expected.encode()).decode()
+    encoded = [base64.b64encode(one) for one in _spellings(expected)]
     return scheme.lower() == "basic" and _same(presented.strip(), encoded)

@@ -91,9 +91,6 @@ def test_basic_authentication_and_an_additional_header_come_as_we_demand_them(
     assert whisperer.deliver(hook, PACKAGE)[0].delivered
 
 
-@pytest.mark.xfail(
-    reason="delivery._is_basic and _same compare UTF-8 bytes only; requests sends ISO 8859-1 where that is possible"
-)
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
