@@ -198,7 +198,7 @@ def _spellings(text: str) -> list[bytes]:
 def _same(presented: str, expected: list[bytes]) -> bool:
     # WSGI hands header bytes over as latin-1, so this compares the bytes that were sent.
     sent = presented.encode(errors="surrogatepass")
-    return any([hmac.compare_digest(sent, one.decode("latin-1").encode()) for one in expected])
+    return any(hmac.compare_digest(sent, one.decode("latin-1").encode()) for one in expected)
 
 
 def _is_basic(authorization: str, expected: str) -> bool:

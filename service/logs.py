@@ -121,7 +121,6 @@ EVENTS: Mapping[str, Event] = {
         ("where", "package_id", "error", "trace"),
         alert=True,
     ),
-    "sandbox.started": Event(logging.INFO, "The stand-in OMS listens on loopback.", ("url",)),
     "library.message": Event(
         logging.WARNING,
         "A line of a library, at its own level: its text without the values, none where they cannot be told apart.",
