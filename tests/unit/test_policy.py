@@ -1075,6 +1075,42 @@ def test_a_held_case_is_not_moved_by_a_package_that_is_not_packed(reason: Reason
     assert (standing(verdict), verdict.next_look_at) == ((ATTENTION, reason, True), None)
 
 
+# Is a package that the OMS lists as Packed worth a look?
+
+MIXED_ITEMS = {"items": Items((Item(1, StateValue("PackageItemStatus", "500"), 73), Item(2, None, 73)))}
+SKIPPED_BY_RULE = a_case(state=SKIPPED, reason=Reason.RULE)
+
+
+@pytest.mark.parametrize(
+    ("case", "listed", "changes", "why"),
+    [
+        (None, {}, {}, "no webhook announced it"),
+        (a_case(reason=Reason.ITEMS_MIXED), {}, {}, "it would ship now"),
+        (a_case(reason=Reason.ITEMS_MIXED), MIXED_ITEMS, {}, None),
+        (a_case(reason=Reason.ITEMS_MIXED), {"items": None}, {}, "it would ship now"),
+        (a_case(reason=Reason.ITEMS_MIXED), {}, {"grace": DAY}, "it would ship now"),
+        (NEW, {}, {}, None),
+        *((a_case(reason=reason), {}, {}, None) for reason in (Reason.GRACE, Reason.BRAKE, Reason.BACKLOG_TO_CONFIRM)),
+        (a_case(reason=Reason.RETRY_AFTER_REFUSAL), {}, {}, None),
+        (a_case(state=ATTENTION, reason=Reason.COMMAND_NOT_OFFERED), {}, {}, "it would ship now"),
+        (a_case(state=ATTENTION, reason=Reason.REFUSED, held=True), {}, {}, None),
+        (DISMISSED, {}, {}, None),
+        (a_case(state=SHIPPING, reason=Reason.CONFIRMING), {}, {}, None),
+        (a_case(state=WOULD_SHIP), {}, {}, "MODE is live now"),
+        (a_case(state=WOULD_SHIP), {}, {"live": False}, None),
+        (SKIPPED_BY_RULE, {"facts": {"channel_name": "B2B"}}, {"rules": SKIP_B2B}, None),
+        (SKIPPED_BY_RULE, {"facts": {"channel_name": "Shop"}}, {"rules": SKIP_B2B}, "the rules decide otherwise now"),
+        (SKIPPED_BY_RULE, {}, {"rules": SKIP_B2B}, "the rules decide otherwise now"),
+        (a_left_case(), {}, {}, "it is in Packed again"),
+        (a_left_case(state=CaseState.SHIPPED, reason=None), {}, {}, "it is in Packed again"),
+    ],
+)
+def test_the_sweep_asks_for_a_look_only_where_one_could_change_something(
+    case: Case | None, listed: dict[str, Any], changes: dict[str, Any], why: str | None
+) -> None:
+    assert policy.worth_a_look(case, a_snapshot(**listed), some_settings(**changes), NOW) == why
+
+
 # Episodes
 
 

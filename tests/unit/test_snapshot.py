@@ -17,6 +17,7 @@ from service.snapshot import (
     OfferedCommand,
     PackageSnapshot,
     parse_items,
+    parse_listed,
     parse_package,
     parse_transitions,
 )
@@ -141,6 +142,16 @@ def test_items_read_apart_replace_those_of_the_snapshot_and_nothing_else() -> No
     snapshot, items = parsed(number="1"), Items((Item(1, ITEM_PACKED, 73),))
     assert snapshot.with_items(items) == parsed(number="1", packageitem_set=[an_item()])
     assert snapshot.items is None
+
+
+@pytest.mark.parametrize("row", [None, [], {}, {"id": "73"}, {"state": {"enum_value": "500"}}])
+def test_a_row_of_the_list_that_names_no_package_is_none(row: object) -> None:
+    assert parse_listed(row) is None
+
+
+def test_a_row_of_the_list_is_read_as_the_package_it_names() -> None:
+    document = {"id": 73, "state": {"enum_class": "PackageStatus", "enum_value": "500"}}
+    assert parse_listed(document) == parse_package(73, document)
 
 
 # Facts
