@@ -17,6 +17,7 @@ from service.policy import Case, CaseState, Check, Evidence, Reason
 from service.wire import StateValue
 
 MIN_LOOK_INTERVAL = timedelta(seconds=1)
+OVERDUE = timedelta(seconds=10)
 CLOCK_STEP = timedelta(hours=3)
 _OMS_TIMES = {"modified_at", "left_modified_at"}
 
@@ -92,17 +93,20 @@ def found_by_sweep(transaction: Transaction) -> int:
 def claim(database: Database, most: int, most_relooks: int, lease: timedelta, rate_per_s: float) -> tuple[Claim, ...]:
     """Takes up due packages: hinted ones first, the others at most `most_relooks`, oldest due first.
 
+    One that has been overdue for 10 s goes before them all, as a burst of hints may last for minutes.
     The rate is taken here, so a package taken up can finish. Packages whose lease ran out are due again.
     """
     if not _anything_due(database):
         return ()
     with database.transaction() as transaction:
         found = brakes.read(transaction, lock=True)
-        due = _due(transaction, hinted=True, most=most)
-        due += _due(transaction, hinted=False, most=min(most - len(due), most_relooks))
+        hinted = _due(transaction, hinted=True, most=most)
+        relooks = _due(transaction, hinted=False, most=min(most, most_relooks))
+        overdue = [row for row in relooks[:1] if row.due_at <= transaction.now - OVERDUE]
+        due = (overdue + hinted + relooks[len(overdue) :])[:most]
         if not due:
             return ()
-        allowed = brakes.admit(transaction, found, due, rate_per_s)
+        allowed = brakes.admit(transaction, found, [row.package_id for row in due], rate_per_s)
         return _take(transaction, allowed, lease)
 
 
@@ -289,17 +293,17 @@ def _is_due(now: datetime | sa.ColumnElement[Any]) -> tuple[sa.ColumnElement[boo
     return packages.c.due_at <= now, free
 
 
-def _due(transaction: Transaction, *, hinted: bool, most: int) -> list[int]:
+def _due(transaction: Transaction, *, hinted: bool, most: int) -> list[sa.Row[Any]]:
     if most <= 0:
         return []
     found = transaction.execute(
-        sa.select(packages.c.package_id)
+        sa.select(packages.c.package_id, packages.c.due_at)
         .where(packages.c.hinted == hinted, *_is_due(transaction.now))
         .order_by(packages.c.due_at)
         .limit(most)
         .with_for_update(skip_locked=True)
     )
-    return list(found.scalars())
+    return list(found)
 
 
 def _take(transaction: Transaction, package_ids: Iterable[int], lease: timedelta) -> tuple[Claim, ...]:
