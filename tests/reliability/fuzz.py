@@ -145,12 +145,12 @@ _BODIES: tuple[tuple[float, Callable[[random.Random], bytes]], ...] = (
 def status_of(body: bytes) -> int:
     """The pinned answer to an authentic body: 202 for all that RFC 8259 allows."""
     try:
-        json.loads(body.decode("utf-8"), parse_constant=_no_constant)
-    except (json.JSONDecodeError, UnicodeDecodeError, ArithmeticError):
+        # However many digits a number has, it is JSON.
+        json.loads(body.decode("utf-8"), parse_constant=_no_constant, parse_int=len)
+    except (ValueError, ArithmeticError):
         return 400
-    except (ValueError, RecursionError):
-        # Too many digits, too deep: our limits, not the sender's mistake.
-        return 202
+    except RecursionError:
+        return 202  # our limit, not the sender's mistake
     return 202
 
 
@@ -165,26 +165,9 @@ def an_authentic_case(rng: random.Random, body: bytes) -> Case:
     """Signed; what the body says decides, and before it the media type."""
     media_type, status = rng.choice(_MEDIA_TYPES)
     headers = ((SIGNATURE, sender.sign(SECRET, body).encode()), (b"Content-Type", media_type))
-    expected = {413} if len(body) > MAX_BODY_BYTES else {status} if status else _statuses_of(body)
+    expected = 413 if len(body) > MAX_BODY_BYTES else status or status_of(body)
     target = rng.choice((PATH, PATH, PATH, PATH + "/", PATH + "?a=%00")).encode()
-    return Case("authentic", body, frozenset(expected), headers, target=target)
-
-
-def _statuses_of(body: bytes) -> set[int]:
-    # Two names alike are noticed before a syntax error or a number behind them is, and the other way round.
-    return {status_of(body), 202} if _may_repeat_names(body) else {status_of(body)}
-
-
-def _may_repeat_names(body: bytes) -> bool:
-    found = False
-
-    def pairs(members: list[tuple[str, object]]) -> None:
-        nonlocal found
-        found = found or len({name for name, _ in members}) != len(members)
-
-    with suppress(ValueError, RecursionError):
-        json.loads(body.decode("utf-8"), object_pairs_hook=pairs)
-    return found
+    return Case("authentic", body, frozenset({expected}), headers, target=target)
 
 
 def an_unsigned_case(rng: random.Random, body: bytes) -> Case:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import io
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
+import sqlalchemy as sa
 from flask.testing import FlaskClient
 
 from service.config import Config
 from service.database import Database
 from service.web import MAX_BODY_BYTES, create_app
-from tests.conftest import a_document, deliver, signed
+from tests.conftest import a_document, deliver, locked, signed
 from tests.reliability.fuzz import in_process, over_sockets
 from tests.reliability.web_process import PATH, WebProcess, connect, seen
 
@@ -143,12 +143,11 @@ def test_another_path_is_404_and_never_a_redirect(client: FlaskClient, path: str
 def test_a_defect_of_ours_is_500_and_one_line_that_quotes_nothing(
     client: FlaskClient, database: Database, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    database.dispose()
-    with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as connection:
-        connection.execute(
-            "CREATE TRIGGER broken BEFORE INSERT ON deliveries BEGIN SELECT RAISE(ABORT, 'canary-of-a-row'); END"
-        )
-    answer = deliver(client, a_document())
+    with database.transaction() as transaction:
+        transaction.execute(sa.text("CREATE UNIQUE INDEX canary ON deliveries (fate)"))
+    deliver(client, a_document(73, uuid="1" * 32))
+    caplog.clear()
+    answer = deliver(client, a_document(74, uuid="2" * 32))
     assert (answer.status_code, answer.json) == (500, {"status": "error", "reason": "internal"})
     [record] = caplog.records
     assert record.getMessage() == "web.crashed"
@@ -168,8 +167,7 @@ def test_twenty_deliveries_at_once_are_503_within_5_s_while_the_database_is_lock
         status = deliver(app.test_client(), a_document(number, uuid=f"{number:032x}")).status_code
         answers.append((status, time.monotonic() - began))
 
-    with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)) as blocker:
-        blocker.execute("BEGIN IMMEDIATE")
+    with locked(database_url):
         threads = [threading.Thread(target=send, args=(number,)) for number in range(1, 21)]
         for thread in threads:
             thread.start()
