@@ -197,6 +197,13 @@ def test_the_required_header_is_found_under_any_case_of_its_name_and_compared_as
     assert authenticate({"x-key": as_wsgi_shows_it}, BODY, requires(header=(name, "açıl susam"))) is None
 
 
+def test_a_header_may_come_in_either_encoding_a_sender_writes() -> None:
+    assert authenticate({"x-key": "Köse"}, BODY, requires(header=("X-Key", "Köse"))) is None
+    latin = base64.b64encode("oms:Köse".encode("latin-1")).decode()
+    assert authenticate({"authorization": f"Basic {latin}"}, BODY, requires(basic="oms:Köse")) is None
+    assert refused({"x-key": "a?ık"}, requires(header=("X-Key", "açık"))) == (401, "header")
+
+
 @pytest.mark.parametrize("presented", ["", "open", "k?y ", "K?y", "kĀy", "k\ud800y", "kéy"])
 def test_a_wrong_or_missing_required_header_is_401(presented: str) -> None:
     assert refused({"x-key": presented}, requires(header=("X-Key", "k?y"))) == (401, "header")

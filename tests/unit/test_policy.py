@@ -820,6 +820,7 @@ def test_an_attempt_that_was_settled_does_not_keep_the_next_from_being_sent() ->
 
 BY_US = a_move(9, PACKED, SHIPPED, "12", "PKG_STATE_TRANSITION")
 BY_OTHERS = a_move(9, PACKED, SHIPPED, "77", "PKG_STATE_TRANSITION")
+LONG_AGO_BY_US = replace(BY_US, at=NOW - HOUR)
 UNNAMED = a_move(9, PACKED, SHIPPED)
 KNOWN = frozenset({"550"})
 NOT_APPLIED = Resolution.NOT_APPLIED
@@ -858,6 +859,7 @@ NOT_APPLIED = Resolution.NOT_APPLIED
                 ),
                 ({"shipped_event": True}, (CaseState.SHIPPED, None, Evidence.EVENT), Resolution.APPLIED),
                 ({"log": (UNNAMED,)}, (WAITING, Reason.OUTCOME_UNKNOWN, None), None),
+                ({"log": (LONG_AGO_BY_US,)}, (WAITING, Reason.OUTCOME_UNKNOWN, None), None),
                 ({"shipped_values": frozenset({"551"})}, (WAITING, Reason.OUTCOME_UNKNOWN, None), None),
                 ({"cancelled_event": True}, (WAITING, Reason.OUTCOME_UNKNOWN, None), None),
             ]
@@ -1079,6 +1081,7 @@ def test_a_held_case_is_not_moved_by_a_package_that_is_not_packed(reason: Reason
 
 MIXED_ITEMS = {"items": Items((Item(1, StateValue("PackageItemStatus", "500"), 73), Item(2, None, 73)))}
 SKIPPED_BY_RULE = a_case(state=SKIPPED, reason=Reason.RULE)
+SHOP = {"channel_name": "Shop"}
 
 
 @pytest.mark.parametrize(
@@ -1089,6 +1092,8 @@ SKIPPED_BY_RULE = a_case(state=SKIPPED, reason=Reason.RULE)
         (a_case(reason=Reason.ITEMS_MIXED), MIXED_ITEMS, {}, None),
         (a_case(reason=Reason.ITEMS_MIXED), {"items": None}, {}, "it would ship now"),
         (a_case(reason=Reason.ITEMS_MIXED), {}, {"grace": DAY}, "it would ship now"),
+        (a_case(reason=Reason.RULE_FIELD_MISSING), {"facts": SHOP}, {"rules": SKIP_B2B}, "it would ship now"),
+        (a_case(reason=Reason.RULE_FIELD_MISSING), {}, {"rules": SKIP_B2B}, None),
         (NEW, {}, {}, None),
         *((a_case(reason=reason), {}, {}, None) for reason in (Reason.GRACE, Reason.BRAKE, Reason.BACKLOG_TO_CONFIRM)),
         (a_case(reason=Reason.RETRY_AFTER_REFUSAL), {}, {}, None),
@@ -1099,7 +1104,7 @@ SKIPPED_BY_RULE = a_case(state=SKIPPED, reason=Reason.RULE)
         (a_case(state=WOULD_SHIP), {}, {}, "MODE is live now"),
         (a_case(state=WOULD_SHIP), {}, {"live": False}, None),
         (SKIPPED_BY_RULE, {"facts": {"channel_name": "B2B"}}, {"rules": SKIP_B2B}, None),
-        (SKIPPED_BY_RULE, {"facts": {"channel_name": "Shop"}}, {"rules": SKIP_B2B}, "the rules decide otherwise now"),
+        (SKIPPED_BY_RULE, {"facts": SHOP}, {"rules": SKIP_B2B}, "the rules decide otherwise now"),
         (SKIPPED_BY_RULE, {}, {"rules": SKIP_B2B}, "the rules decide otherwise now"),
         (a_left_case(), {}, {}, "it is in Packed again"),
         (a_left_case(state=CaseState.SHIPPED, reason=None), {}, {}, "it is in Packed again"),

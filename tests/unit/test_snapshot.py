@@ -294,6 +294,18 @@ def test_the_log_is_newest_first_in_whatever_order_it_came() -> None:
     assert parse_transitions(73, rows) == (a_logged(30), a_logged(9), a_logged(2))
 
 
+@pytest.mark.parametrize(
+    ("created_date", "at"),
+    [
+        ("2020-05-12T17:11:10.580441+03:00", datetime(2020, 5, 12, 14, 11, 10, 580441, tzinfo=UTC)),
+        ("yesterday", None),
+        (..., None),
+    ],
+)
+def test_an_entry_is_dated_where_the_log_says_when(created_date: object, at: datetime | None) -> None:
+    assert parse_transitions(73, [a_log_row(created_date=created_date)]) == (a_logged(at=at),)
+
+
 @pytest.mark.parametrize("object_id", [..., None, 74, "74", 73.0, True, [73], {"id": 73}, "073", " 73"])
 def test_entries_of_other_objects_are_left_out(object_id: object) -> None:
     assert parse_transitions(73, [a_log_row(1, object_id=object_id), a_log_row(2)]) == (a_logged(2),)
