@@ -22,7 +22,7 @@ from service.errors import (
 )
 from service.login import credentials
 from service.oms import ListPage, Oms
-from service.policy import BadShape, NotFound
+from service.policy import BadShape, NotFound, ReadFailed
 from service.snapshot import Items, PackageSnapshot
 
 
@@ -75,7 +75,8 @@ def _problem_of(config: Config, database: Database) -> DatabaseProblem | None:
 def _oms(config: Config, oms: Oms) -> Iterator[Finding]:
     listed = oms.list_packed(sweep.listing_query(config))
     yield from diagnosis.answers(None if isinstance(listed, ListPage) else listed)
-    yield diagnosis.clock(oms.clock_ahead)
+    if not isinstance(listed, ReadFailed):
+        yield diagnosis.clock(oms.clock_ahead)
     if isinstance(listed, BadShape):
         yield diagnosis.list_filter(listed, config.settings)
     if not isinstance(listed, ListPage):
