@@ -142,6 +142,11 @@ def worker(seen_at: datetime | None, now: datetime) -> Finding:
     return _ok("worker_seen", ago) if now - seen_at <= WORKER_SILENT else _problem("worker_seen", ago, advice)
 
 
+def no_public_url() -> Finding:
+    """It is not configured where the OMS reaches us."""
+    return _unknown("public_url", "PUBLIC_URL is not set", "Set it to the address at which the OMS reaches us.")
+
+
 def public_url(status: int | None, *, signed: bool) -> Finding:
     """`status` is the answer to an empty, unsigned delivery; `signed`: deliveries have to be."""
     name, expected = "public_url", 401 if signed else 400
@@ -204,7 +209,7 @@ def list_filter(listed: Sequence[PackageSnapshot] | BadShape, settings: Settings
         return _problem("list_filter", what, "Find the spelling this OMS knows, for OMS_LIST_FILTER.")
     if not listed:
         return _unknown("list_filter", "no package is in Packed now", "Try again when there is one.")
-    return _ok("list_filter", f"{len(listed)} packages on its first page, all of them Packed")
+    return _ok("list_filter", f"packages on its first page, all of them Packed: {len(listed)}")
 
 
 def list_order(after: int, listed: Sequence[PackageSnapshot] | None) -> Finding:
@@ -253,14 +258,14 @@ def items(carried: Items | None, apart: Items | None) -> Finding:
     """`carried` by the package under packageitem_set, or read `apart` at OMS_ITEMS_PATH; None where not."""
     if carried is not None and carried.problem is None:
         used = "" if apart is None or apart.problem is not None else "; OMS_ITEMS_PATH shows them too"
-        return _ok("items", f"the package carries its {len(carried.items)} items{used}")
+        return _ok("items", f"items in packageitem_set: {len(carried.items)}{used}")
     if carried is not None:
         return _problem("items", f"packageitem_set: {carried.problem}", "Report it: the OMS has changed.")
     problem = "it was not answered" if apart is None else apart.problem or ("" if apart.items else "it lists no items")
     if problem:
         advice = "Find the spelling this OMS knows, for OMS_ITEMS_PATH."
         return _problem("items", f"the package does not carry its items, and at OMS_ITEMS_PATH {problem}", advice)
-    return _ok("items", f"OMS_ITEMS_PATH lists the package's {len(apart.items) if apart else 0} items and no others")
+    return _ok("items", f"items at OMS_ITEMS_PATH, and no others: {len(apart.items) if apart else 0}")
 
 
 def modified_date(package: PackageSnapshot) -> Finding:
@@ -276,7 +281,7 @@ def offer(package: PackageSnapshot, settings: Settings) -> list[Finding]:
     if package.offered is None:
         unread = _unknown("commands_shape", "no commands in a shape we recognise", advice)
         return [unread, _unknown("command_offered", "the OMS's offer cannot be read", advice)]
-    readable = _ok("commands_shape", f"{len(package.offered)} commands that name themselves")
+    readable = _ok("commands_shape", f"commands that name themselves: {len(package.offered)}")
     if package.state is None or not policy.is_packed(package.state, settings):
         return [readable, _unknown("command_offered", "the package is no longer Packed", "Try again.")]
     check, _ = policy.offer(package, settings)
@@ -291,7 +296,7 @@ def offer(package: PackageSnapshot, settings: Settings) -> list[Finding]:
 def transition_log(log: tuple[LoggedTransition, ...] | None) -> Finding:
     """What the log showed of a package that is in Packed; None where it does not answer."""
     if log:
-        return _ok("transition_log", f"{len(log)} transitions of the package")
+        return _ok("transition_log", f"transitions of the package: {len(log)}")
     what = "it does not answer" if log is None else "it shows no transition of the package"
     return _unknown("transition_log", what, "Give the token's user the right to read it, or correct OMS_LOGS_PATH.")
 

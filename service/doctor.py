@@ -46,7 +46,9 @@ def webhooks(config: Config, oms: Oms) -> Finding:
 def _examine(config: Config, database: Database) -> Iterator[Finding]:
     problem = _problem_of(config, database)
     yield from diagnosis.database(problem, database.is_sqlite)
-    if config.public_url is not None:
+    if config.public_url is None:
+        yield diagnosis.no_public_url()
+    else:
         headers = {"Content-Type": "application/json"}
         status = sender.post(config.public_url + hooks.RECEIVER_PATH, b"", headers, follow_redirects=False)
         yield diagnosis.public_url(status, signed=bool(config.authentication.secrets))
