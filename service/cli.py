@@ -16,12 +16,29 @@ from typing import Any, BinaryIO, NoReturn
 import click
 import sqlalchemy as sa
 
-from service import __version__, brakes, explain, journal, logs, rules, sandbox, sender, up, worker, worklist
+from service import (
+    __version__,
+    brakes,
+    doctor,
+    explain,
+    hooks,
+    journal,
+    logs,
+    register,
+    rules,
+    sandbox,
+    sender,
+    up,
+    worker,
+    worklist,
+)
 from service import config as configuration
 from service.config import Config
 from service.database import Database, Transaction
 from service.delivery import Authentication
+from service.diagnosis import Finding, Judgement
 from service.errors import AutoshipError, ConfigurationError, DatabaseOutdated, DatabaseUnavailable, OmsUnreachable
+from service.hooks import Plan, Step
 from service.login import credentials
 from service.oms import Oms
 from service.policy import CaseState, Note, NotFound, Reason
@@ -282,6 +299,22 @@ def rules_test(package_id: int, as_json: bool) -> None:
     click.echo(f"{action}, by {f'rule {by!r}' if by else 'default'}{asks}")
 
 
+@main.command("doctor")
+@_json_option
+@click.pass_context
+def doctor_command(context: click.Context, as_json: bool) -> None:
+    """Check everything that can be checked without commanding anything. Exit 1 if there is a problem."""
+    findings = doctor.examine(_environment())
+    for finding in findings:
+        if as_json:
+            _print_json(finding.told())
+        else:
+            _print_finding(finding)
+    counts = {judgement: sum(one.judgement is judgement for one in findings) for judgement in Judgement}
+    click.echo(", ".join(f"{count} {judgement}" for judgement, count in counts.items()), err=True)
+    context.exit(1 if counts[Judgement.PROBLEM] else 0)
+
+
 # What a person does.
 
 
@@ -364,6 +397,31 @@ def sweep_command(dry_run: bool, adopt: bool, yes: bool, as_json: bool) -> None:
             sys.exit(1 if preview.found else 0)
         _ask(f"adopt {_counted(len(preview.found))}", yes)
         _report_swept(_sweep_at_once(sweeper, adopt=True), as_json)
+
+
+@main.command("register")
+@click.option("--check", is_flag=True, help="Only show what differs; exit 1 if anything does.")
+@click.option("--apply", "at_once", is_flag=True, help="Make it so without asking.")
+@_yes_option
+@_json_option
+@click.pass_context
+def register_command(context: click.Context, check: bool, at_once: bool, yes: bool, as_json: bool) -> None:
+    """Register the webhooks the OMS should send us, and mend those that are there."""
+    if check and at_once:
+        raise click.UsageError("--check and --apply exclude each other")
+    config = _config()
+    target = register.wanted(config)
+    with closing(_oms(config, Database(config.database_url))) as oms:
+        plan = register.plan(oms, target)
+        _print_plan(target.target_url, plan, as_json)
+        if check:
+            context.exit(1 if plan.changes or plan.unknown else 0)
+        if plan.changes:
+            _ask(f"change {_counted(len(plan.changes), 'webhook')} at {config.oms.base_url}", yes or at_once)
+            register.apply(oms, target, plan)
+            click.echo("done, and read back", err=True)
+    if plan.unknown:
+        raise ConfigurationError(f"the OMS knows no event type {', '.join(plan.unknown)}: not registered")
 
 
 @main.command()
@@ -502,8 +560,8 @@ def _ask(what: str, yes: bool) -> None:
         click.get_current_context().exit(0)
 
 
-def _counted(packages: int) -> str:
-    return "1 package" if packages == 1 else f"{packages} packages"
+def _counted(number: int, thing: str = "package") -> str:
+    return f"1 {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _report(package_id: int, done: bool, text: str, as_json: bool) -> None:
@@ -562,6 +620,34 @@ def _told_rule(rule: Rule) -> dict[str, object]:
         "slug": rule.slug,
         "grace_s": None if rule.grace is None else rule.grace.total_seconds(),
     }
+
+
+def _print_finding(finding: Finding) -> None:
+    click.echo(f"{finding.judgement:<8} {finding.name:<22} {finding.what}")
+    if finding.judgement is not Judgement.OK:
+        click.echo(f"{'':<31} Why it matters: {finding.why}")
+        click.echo(f"{'':<31} What to do: {finding.what_to_do}")
+
+
+def _print_plan(target_url: str, plan: Plan, as_json: bool) -> None:
+    budget = hooks.loss_budget(hooks.COUNTDOWN)
+    if as_json:
+        steps = [_told_step(step) for step in plan.steps]
+        _print_json({"target_url": target_url, "webhooks": steps, "unknown": plan.unknown, "loss_budget": budget})
+        return
+    click.echo(target_url)
+    for step in plan.steps:
+        what = ", ".join(_told_step(step)["fields"]) if step.hook_id is not None else ""
+        click.echo(f"  {step.action:<10} {step.event_type:<28} {what}".rstrip())
+    for event_type in plan.unknown:
+        click.echo(f"  {'unknown':<10} {event_type:<28} the OMS's registry does not list it")
+    click.echo(budget)
+
+
+def _told_step(step: Step) -> dict[str, Any]:
+    """The step with the names of the fields it sends, never what is in them."""
+    named = {"event_type": step.event_type, "action": step.action, "hook_id": step.hook_id}
+    return named | {"fields": sorted(step.values)}
 
 
 def _say_on_terminal(text: str) -> None:

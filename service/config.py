@@ -24,6 +24,8 @@ from service.rules import Rules
 SQLITE_DEFAULT = "sqlite:///var/autoship.db"
 SANDBOX_DATABASE = "sqlite:///var/sandbox.db"
 _MOST = 10**9
+# The OMS stores a webhook's target in 255 characters.
+_LONGEST_PUBLIC_URL = 230
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Texts that `redacted` shows as they are. Any other text is taken for a secret.
 _NO_SECRETS = frozenset(
@@ -33,7 +35,9 @@ _NO_SECRETS = frozenset(
         "OMS_ITEMS_PATH",
         "OMS_LOGS_PATH",
         "OMS_LIST_FILTER",
+        "OMS_HOOKS_PATH",
         "OMNITRON_BASE_URL",
+        "PUBLIC_URL",
         "SHIP_SLUG",
         "PACKED_STATUS",
         "ITEM_PACKED_STATUS",
@@ -60,7 +64,10 @@ class OmnitronConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OmsConfig:
-    """How to reach the OMS. Paths hold `{id}` or `{packed}`; all of them are inferred spellings."""
+    """How to reach the OMS.
+
+    ASSUMED: the spelling of the paths and of the list's filter, which hold `{id}` or `{packed}`.
+    """
 
     base_url: str
     token: str = field(repr=False)
@@ -69,6 +76,7 @@ class OmsConfig:
     items_path: str
     logs_path: str
     list_filter: str
+    hooks_path: str
     omnitron: OmnitronConfig | None
 
 
@@ -80,6 +88,7 @@ class Config:
     port: int
     oms: OmsConfig
     authentication: Authentication = field(repr=False)
+    public_url: str | None
     settings: Settings
     oms_concurrency: int
     oms_rate_per_s: float
@@ -153,6 +162,7 @@ def _read(reader: _Reader, default_database: str | None) -> Config:
         port=reader.whole("PORT", 8008, at_least=1, at_most=65535),
         oms=_oms(reader, timeout_s),
         authentication=_authentication(reader),
+        public_url=_public_url(reader),
         settings=_settings(reader, timeout_s),
         oms_concurrency=reader.whole("OMS_CONCURRENCY", 8, at_least=1, at_most=256),
         oms_rate_per_s=reader.number("OMS_RATE_PER_S", 10, at_least=0),
@@ -175,6 +185,7 @@ def _oms(reader: _Reader, timeout_s: float) -> OmsConfig:
         items_path=_path(reader, "OMS_ITEMS_PATH", "/api/v1/oms/packages/package-items/?package={id}"),
         logs_path=_path(reader, "OMS_LOGS_PATH", "/api/v1/oms/state-transition-logs/?object_id={id}"),
         list_filter=reader.text("OMS_LIST_FILTER", "state__enum_value={packed}"),
+        hooks_path=_hooks_path(reader),
         omnitron=omnitron,
     )
 
@@ -248,19 +259,47 @@ def _header_text(reader: _Reader, name: str, value: str) -> str:
 
 def _base_url(reader: _Reader, name: str) -> str:
     text = reader.required(name)
+    if text and (problem := _url_problem(text, "https://brand-oms.akinon.net")):
+        reader.problem(name, problem)
+    elif urlsplit(text).path not in ("", "/") or _has_more_than_a_path(text):
+        reader.problem(name, "must have no path, query or user")
+    return text.rstrip("/")
+
+
+def _public_url(reader: _Reader) -> str | None:
+    text = reader.text("PUBLIC_URL")
+    if text and (problem := _url_problem(text, "https://autoship.example.com")):
+        reader.problem("PUBLIC_URL", problem)
+    elif _has_more_than_a_path(text):
+        reader.problem("PUBLIC_URL", "must have no query or user")
+    elif len(text) > _LONGEST_PUBLIC_URL:
+        reader.problem("PUBLIC_URL", f"must have at most {_LONGEST_PUBLIC_URL} characters")
+    return text.rstrip("/") or None
+
+
+def _url_problem(text: str, example: str) -> str | None:
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        reader.problem(name, "not a URL")
-        return text
+        return "not a URL"
     if parts.scheme not in ("http", "https") or not host or not text.isprintable() or " " in text:
-        reader.problem(name, "must look like https://brand-oms.akinon.net")
-    elif parts.scheme == "http" and host not in _LOOPBACK:
-        reader.problem(name, "must be https unless it is on loopback")
-    elif parts.path not in ("", "/") or any(mark in text for mark in "?#@"):
-        reader.problem(name, "must have no path, query or user")
-    return text.rstrip("/")
+        return f"must look like {example}"
+    if parts.scheme == "http" and host not in _LOOPBACK:
+        return "must be https unless it is on loopback"
+    return None
+
+
+def _has_more_than_a_path(url: str) -> bool:
+    return any(mark in url for mark in "?#@")
+
+
+def _hooks_path(reader: _Reader) -> str:
+    path = reader.text("OMS_HOOKS_PATH", "/whisperer/hooks/")
+    plain = path.startswith("/") and not path.startswith("//") and path.endswith("/")
+    if not plain or not path.isprintable() or any(mark in path for mark in " ?#"):
+        reader.problem("OMS_HOOKS_PATH", "must be a path on the OMS that begins and ends with a slash")
+    return path
 
 
 def _path(reader: _Reader, name: str, default: str) -> str:

@@ -8,15 +8,16 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
 import httpcore
 import httpx
 
-from service import __version__, outcome
+from service import __version__, hooks, outcome
 from service.config import OmnitronConfig, OmsConfig
+from service.hooks import Hook
 from service.outcome import Ambiguous, Command, CommandAnswer, Misconfigured, NotSent, Throttled, Unauthorised
 from service.policy import BadShape, NotFound, ReadFailed, Reading
 from service.snapshot import (
@@ -28,9 +29,11 @@ from service.snapshot import (
     parse_package,
     parse_transitions,
 )
+from service.wire import clean
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_PAGES = 100
+_MOST_FIELDS = 10
 LOGIN_FAILED = "no token: the login failed"
 # A command whose first byte is not out this long after its attempt row was committed is not sent at all.
 FIRST_BYTE_WITHIN_S = 1.0
@@ -79,7 +82,7 @@ class _Document:
     content: object
 
 
-_Unread = NotFound | ReadFailed | Unauthorised | Throttled | Misconfigured
+Unread = NotFound | ReadFailed | Unauthorised | Throttled | Misconfigured
 
 
 class Credentials(Protocol):
@@ -123,6 +126,24 @@ class ListPage:
     next_address: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class HookSaved:
+    """The OMS stored the webhook."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookRefused:
+    """It did not. `fields` are those it names; its words are left out, as they may quote what was sent."""
+
+    status: int
+    fields: tuple[str, ...] = ()
+
+    @property
+    def already_registered(self) -> bool:
+        """dj-whisperer 0.5.3, resources/views.py: there is one for this address and event type."""
+        return self.status == 406
+
+
 class Oms:
     """A client for one thread: one connection, kept open between calls.
 
@@ -142,6 +163,8 @@ class Oms:
         self._line = _Line()
         self._reads_end_at = math.inf
         self._client = _client(self._line)
+        self.clock_ahead: timedelta | None = None
+        """How far the OMS's clock was ahead of `wall_clock` at its last answer that told the time."""
 
     def close(self) -> None:
         """Closes the connection."""
@@ -154,14 +177,44 @@ class Oms:
         that was read. All of it, with the transition log asked for afterwards, ends within twice the timeout.
         """
         self._reads_end_at = time.monotonic() + READS_WITHIN_TIMEOUTS * self._config.timeout_s
-        reading = self._read_package(package_id)
+        reading = self.read_alone(package_id)
         if not isinstance(reading, PackageSnapshot) or reading.items is not None:
             return reading
-        items = self._read_items(package_id)
+        items = self.read_items(package_id)
         if not isinstance(items, Items):
             return items
-        again = self._read_package(package_id)
+        again = self.read_alone(package_id)
         return again.with_items(items) if isinstance(again, PackageSnapshot) else again
+
+    def read_alone(self, package_id: int) -> Reading:
+        """The package now, without its items where it does not carry them."""
+        found = self._get(self._address(f"/api/v1/oms/packages/{package_id}/"))
+        if not isinstance(found, _Document):
+            return found
+        snapshot = parse_package(package_id, found.content)
+        return snapshot or BadShape("the answer is not a document of this package")
+
+    def read_items(self, package_id: int) -> Items | Unread:
+        """The package's items, from the list at `OMS_ITEMS_PATH`."""
+        rows: list[object] = []
+        count: object = None
+        address: str | None = self._address(self._config.items_path.format(id=package_id))
+        for _ in range(MAX_PAGES):
+            if address is None:
+                break
+            found = self._get(address)
+            if isinstance(found, NotFound):
+                return Items((), "the OMS has no item list at OMS_ITEMS_PATH")
+            if not isinstance(found, _Document):
+                return found
+            page = found.content
+            if not isinstance(page, Mapping) or not isinstance(page.get("results"), list):
+                return Items((), "the item list is not a list")
+            rows += page["results"]
+            count, address = page.get("count"), self._next(page.get("next"))
+        if not isinstance(count, int):
+            return Items(parse_items(package_id, rows).items, "the item list does not say how many there are")
+        return parse_items(package_id, rows, count)
 
     def command(self, package_id: int, command: Command, first_byte_by: float | None = None) -> CommandAnswer:
         """Ship The Package without Shipment Integration, once: `POST …/packages/{id}/command/`, 204 on success.
@@ -207,33 +260,46 @@ class Oms:
             return BadShape("a row of the package list cannot be read, or its next page is on another host")
         return ListPage(tuple(filter(None, packages)), bool(link), following)
 
-    def _read_package(self, package_id: int) -> Reading:
-        found = self._get(self._address(f"/api/v1/oms/packages/{package_id}/"))
-        if not isinstance(found, _Document):
-            return found
-        snapshot = parse_package(package_id, found.content)
-        return snapshot or BadShape("the answer is not a document of this package")
-
-    def _read_items(self, package_id: int) -> Items | _Unread:
+    def registered_hooks(self) -> tuple[Hook, ...] | BadShape | Unread:
+        """The webhooks that the token's user may see; read whole, as a filter could be ignored."""
+        self._reads_end_at = math.inf
         rows: list[object] = []
-        count: object = None
-        address: str | None = self._address(self._config.items_path.format(id=package_id))
+        address: str | None = self._address(self._config.hooks_path)
         for _ in range(MAX_PAGES):
             if address is None:
                 break
             found = self._get(address)
-            if isinstance(found, NotFound):
-                return Items((), "the OMS has no item list at OMS_ITEMS_PATH")
             if not isinstance(found, _Document):
                 return found
-            page = found.content
-            if not isinstance(page, Mapping) or not isinstance(page.get("results"), list):
-                return Items((), "the item list is not a list")
-            rows += page["results"]
-            count, address = page.get("count"), self._next(page.get("next"))
-        if not isinstance(count, int):
-            return Items(parse_items(package_id, rows).items, "the item list does not say how many there are")
-        return parse_items(package_id, rows, count)
+            page = found.content if isinstance(found.content, Mapping) else {"results": found.content}
+            listed = page.get("results")
+            if not isinstance(listed, list):
+                return BadShape("the list of webhooks is not a list")
+            rows += listed
+            address = self._next(page.get("next"))
+        return hooks.parse(rows)
+
+    def event_types(self) -> frozenset[str] | None:
+        """The event types a webhook can be registered for, or None where the OMS does not list them."""
+        found = self._get(self._address(self._config.hooks_path + "registry/"))
+        names = found.content if isinstance(found, _Document) else None
+        return frozenset(map(str, names)) if isinstance(names, list) else None
+
+    def save_hook(self, values: Mapping[str, object], hook_id: int | None = None) -> HookSaved | HookRefused | Unread:
+        """Registers a webhook, or changes these fields of one. Never retries."""
+        path = self._config.hooks_path + ("" if hook_id is None else f"{hook_id}/")
+        token = self._credentials.current()
+        if token is None:
+            return ReadFailed(LOGIN_FAILED)
+        self._line.begin(time.monotonic() + self._config.timeout_s)
+        answer = self._call("POST" if hook_id is None else "PATCH", self._address(path), token, values)
+        if isinstance(answer, _NoAnswer):
+            return ReadFailed(answer.cause)
+        if answer.status in (200, 201):
+            return HookSaved()
+        if answer.status in (400, 406):
+            return HookRefused(answer.status, _fields_named(answer.body))
+        return self._unread(answer)
 
     def _address(self, path: str) -> str:
         return self._config.base_url + path
@@ -248,13 +314,14 @@ class Oms:
         except ValueError:
             return None
 
-    def _get(self, address: str) -> _Document | _Unread:
+    def _get(self, address: str) -> _Document | Unread:
         answer = self._get_as_whom(address)
         if isinstance(answer, _NoAnswer):
             out_of_time = time.monotonic() >= self._reads_end_at
             return ReadFailed("its reads took too long together" if out_of_time else answer.cause)
-        if answer.status == 200:
-            return _document(answer.body)
+        return _document(answer.body) if answer.status == 200 else self._unread(answer)
+
+    def _unread(self, answer: _Answer) -> Unread:
         if answer.status == 404:
             return NotFound()
         meaning = outcome.classify(answer.status, answer.headers, answer.body, self._wall_clock())
@@ -282,7 +349,10 @@ class Oms:
         self, method: str, address: str, token: str, body: Mapping[str, object] | None = None
     ) -> _Answer | _NoAnswer:
         headers = {"Authorization": f"{self._config.auth_scheme} {token}"}
-        return _exchange(self._client, self._line, method, address, headers, body)
+        answer = _exchange(self._client, self._line, method, address, headers, body)
+        if isinstance(answer, _Answer) and (told := outcome.moment_of(answer.headers.get("date", ""))) is not None:
+            self.clock_ahead = told - self._wall_clock()
+        return answer
 
 
 def log_in(config: OmnitronConfig, timeout_s: float) -> str | LoginFailed:
@@ -344,6 +414,13 @@ def _document(body: bytes) -> _Document | ReadFailed:
         return _Document(json.loads(body))
     except (ValueError, RecursionError):
         return ReadFailed("the answer is not JSON")
+
+
+def _fields_named(body: bytes) -> tuple[str, ...]:
+    """The field names of an error body in Django REST framework's style."""
+    document = _document(body)
+    content = document.content if isinstance(document, _Document) else None
+    return tuple(sorted(map(clean, content))[:_MOST_FIELDS]) if isinstance(content, Mapping) else ()
 
 
 def _origin(address: str) -> tuple[str, str | None, int | None]:

@@ -13,8 +13,8 @@ from service.wire import StateValue, clean
 MAX_WORDS = 500
 MAX_RETRY_AFTER = timedelta(minutes=15)
 _DEFAULT_RETRY_AFTER = timedelta(seconds=30)
-# How far the OMS's clock, which dates the transition log, may be behind ours.
-_CLOCKS_DIFFER = timedelta(seconds=5)
+# How far the OMS's clock, which dates the transition log, may be from ours.
+CLOCKS_DIFFER = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,15 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta:
     return min(max(asked, timedelta(seconds=1)), MAX_RETRY_AFTER)
 
 
+def moment_of(http_date: str) -> datetime | None:
+    """The instant an HTTP date names, or None if it is none."""
+    try:
+        moment = parsedate_to_datetime(http_date)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 def backoff(failures: int, base: timedelta, cap: timedelta, jitter: float) -> timedelta:
     """Capped exponential backoff with full jitter: `jitter` in [0, 1) picks from zero to the whole delay.
 
@@ -155,7 +164,7 @@ def last_departure(
     left = next(
         (entry for entry in log if _is(entry.old, enum_class, packed) and not _is(entry.new, enum_class, packed)), None
     )
-    if left is None or since is None or left.at is None or left.at >= since - _CLOCKS_DIFFER:
+    if left is None or since is None or left.at is None or left.at >= since - CLOCKS_DIFFER:
         return left
     return None
 
@@ -171,8 +180,5 @@ def _is(state: StateValue | None, enum_class: str, value: str) -> bool:
 
 
 def _until(http_date: str, now: datetime) -> timedelta:
-    try:
-        moment = parsedate_to_datetime(http_date)
-    except (ValueError, TypeError, OverflowError):
-        return _DEFAULT_RETRY_AFTER
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now
+    moment = moment_of(http_date)
+    return _DEFAULT_RETRY_AFTER if moment is None else moment - now

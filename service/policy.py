@@ -317,6 +317,12 @@ def worth_a_look(case: Case | None, listed: PackageSnapshot, settings: Settings,
             return "it is in Packed again"
 
 
+def offer(snapshot: PackageSnapshot, settings: Settings) -> tuple[Check, Reason | None]:
+    """Whether the OMS offers for this package the command that our rules give it, and the reason if not."""
+    command = _command(rules.judge(settings.rules, snapshot.facts), settings)
+    return _offer_finding(snapshot.offered, command, settings)
+
+
 # One read, one verdict.
 
 

@@ -39,6 +39,7 @@ _LOGINS = ("/api/i1/auth/login/", "/api/v1/auth/login/")
 _PACKAGES = "/api/v1/oms/packages/"
 _ITEMS = "/api/v1/oms/packages/package-items/"
 _LOGS = "/api/v1/oms/state-transition-logs/"
+_HOOKS = "/whisperer/"
 _PACKAGE_STATUS, _ITEM_STATUS = "PackageStatus", "PackageItemStatus"
 _MOST_RETRIES = 10
 
@@ -67,7 +68,9 @@ class Request:
 
     @property
     def operation(self) -> str:
-        """Which service is asked: Omnitron's login, or the OMS's list, read, items, log or command."""
+        """Which service is asked: Omnitron's login, or the OMS's list, read, items, log, command or hooks."""
+        if self.path.startswith(_HOOKS):
+            return "hooks"
         if self.method == "POST":
             return "login" if self.path in _LOGINS else "command"
         if self.path.startswith(_LOGS):
@@ -203,6 +206,8 @@ class StandInOms:
                     return self._page(request, self._item_rows(request))
                 case "list":
                     return self._page(request, self._package_rows(request))
+                case "hooks":  # ours go where `start` is told
+                    return _json(404, {"detail": "Not found."})
                 case _:
                     package = self.packages.get(_id_in(request.path) or 0)
                     return _json(200, self.document(package)) if package else _json(404, {"detail": "Not found."})

@@ -34,12 +34,19 @@ def headers(
     return {name: value for name, value in made.items() if name.lower() not in taken} | dict(added)
 
 
-def post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float = TIMEOUT_S) -> int | None:
+def post(
+    url: str, body: bytes, headers: Mapping[str, str], timeout_s: float = TIMEOUT_S, *, follow_redirects: bool = True
+) -> int | None:
     """Sends one delivery. The status, or None where no answer came. Follows redirects, as that sender does."""
     try:
         answer = httpx.post(
-            url, content=body, headers=dict(headers), timeout=timeout_s, follow_redirects=True, trust_env=False
+            url,
+            content=body,
+            headers=dict(headers),
+            timeout=timeout_s,
+            follow_redirects=follow_redirects,
+            trust_env=False,
         )
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL):
         return None
     return answer.status_code

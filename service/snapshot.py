@@ -135,7 +135,7 @@ def parse_package(package_id: int, document: object) -> PackageSnapshot | None:
     """The snapshot in a package document, or None if it is not a document of this package.
 
     Keys: `packageitem_set`, `commands`, `stock_location` and the others are those of the OMS's package
-    service pages; `modified_date` of the package itself is ASSUMED.
+    service pages. ASSUMED: `modified_date` of the package itself.
     """
     package = _PACKAGE.read(document)
     if not isinstance(document, Mapping) or package.get("id") != package_id:

@@ -66,6 +66,15 @@ class _TurnLost(Exception):
     """Another worker sweeps by now."""
 
 
+def listing_query(config: Config, after: int | None = None) -> str:
+    """What lists the packages in Packed; with `after` those with a higher id, in ascending order.
+
+    ASSUMED: `id__gt` and `sort=id`, as the state transition log names them. The sweep verifies them on every page.
+    """
+    packed = "?" + config.oms.list_filter.replace("{packed}", config.settings.packed_status)
+    return packed if after is None else f"{packed}&id__gt={after}&sort=id"
+
+
 class Sweeper:
     """Sweeps with one client of the OMS.
 
@@ -129,12 +138,9 @@ class Sweeper:
         return Swept(len(listed), tuple(found.values()))
 
     def _pages(self, cursor: int) -> Iterator[_Page | str]:
-        """The pages behind `cursor`, or a problem as the last of them.
-
-        ASSUMED: `id__gt` and `sort=id`, as the state transition log names them. Verified on every page.
-        """
+        """The pages behind `cursor`, or a problem as the last of them."""
         while True:
-            page = self._list(f"{self._first_query()}&id__gt={cursor}&sort=id")
+            page = self._list(listing_query(self._config, after=cursor))
             if isinstance(page, str):
                 yield page
                 return
@@ -152,7 +158,7 @@ class Sweeper:
         seen: set[int] = set()
         for _ in range(MAX_UNORDERED_PASSES):
             known = len(seen)
-            at: str | None = self._first_query()
+            at: str | None = listing_query(self._config)
             while at is not None:
                 page = self._list(at)
                 if isinstance(page, str):
@@ -188,10 +194,6 @@ class Sweeper:
             if cause is not None:
                 logs.emit("brake.changed", cause=cause)
         return f"the list was not answered: {_named(reading)}"
-
-    def _first_query(self) -> str:
-        packed = self._config.settings.packed_status
-        return "?" + self._config.oms.list_filter.replace("{packed}", packed)
 
     def _is_packed(self, package: PackageSnapshot) -> bool:
         return package.state is not None and policy.is_packed(package.state, self._config.settings)

@@ -29,6 +29,7 @@ _NOT_TAKEN_OVER = (
     "DB_",
     "ITEM_PACKED_STATUS",
     "PACKED_STATUS",
+    "PUBLIC_URL",
     "RULES_FILE",
     "SHIPPED_STATUSES",
 )

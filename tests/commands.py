@@ -51,6 +51,10 @@ def autoship(*arguments: str, cwd: Path, **variables: str) -> Ended:
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
+# Runs a command in the test's own process.
+Autoship = Callable[..., Ended]
+
+
 @dataclass
 class Running:
     """A process under way; its output is collected meanwhile."""

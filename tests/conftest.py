@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +16,13 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
+from service import cli, sender
 from service import config as configuration
-from service import sender
 from service.config import Config
 from service.database import Database
 from service.web import create_app
-from tests import postgres
+from tests import commands, postgres
+from tests.commands import Autoship
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -77,6 +80,26 @@ def app(configured: Callable[..., Config], database: Database) -> Flask:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+@pytest.fixture
+def autoship(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, database_url: str
+) -> Autoship:
+    """Runs a command in this process, in an empty folder; `answer` is what a person types."""
+
+    def run(*arguments: str, answer: str = "", **variables: str) -> commands.Ended:
+        environ = commands.environment(**{**MINIMAL, "DATABASE_URL": database_url, **variables})
+        monkeypatch.setattr("os.environ", environ)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        monkeypatch.chdir(tmp_path)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.run(arguments)
+        assert isinstance(ended.value.code, int)
+        return commands.Ended(ended.value.code, *capsys.readouterr())
+
+    return run
 
 
 @contextmanager

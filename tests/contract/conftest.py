@@ -1,7 +1,6 @@
 """The OMS's own sender library, dj-whisperer, with the least Django it runs on: a database in memory.
 
-It imports Celery and django-redis only to be called by them later. A stand-in of a few lines takes their place:
-it keeps what the library asks of its task queue, so that a test can see it.
+What it asks of its task queue is kept, so that a test can see it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from flask import Flask
 from requests import PreparedRequest
 
 from service.delivery import EVENT_TYPES
+from tests.contract import stand_ins
 
 HOST = "https://autoship.example"
 URL = HOST + "/webhooks/oms/packages"
@@ -39,14 +39,6 @@ class Task:
         self.countdowns.append(countdown)
         self.request.retries += 1
         raise Again
-
-
-class _Celery:
-    Task = object
-
-    @staticmethod
-    def task(**options: Any) -> Callable[[Any], Any]:
-        return lambda function: function
 
 
 @dataclass(frozen=True)
@@ -77,8 +69,8 @@ class Whisperer:
 def library() -> Iterator[Whisperer]:
     """The library, its tables made and our event types registered."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "celery", _module("celery", current_app=_Celery()))
-        patch.setitem(sys.modules, "django_redis", _module("django_redis", get_redis_connection=None))
+        for name, module in stand_ins.modules().items():
+            patch.setitem(sys.modules, name, module)
         yield _set_up(patch)
 
 
@@ -86,9 +78,7 @@ def _set_up(patch: pytest.MonkeyPatch) -> Whisperer:
     import django
     from django.conf import settings
     from django.contrib.postgres import fields
-    from django.core.serializers.json import DjangoJSONEncoder
     from django.db import connection
-    from django.db.models import JSONField
 
     settings.configure(
         INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "whisperer"],
@@ -96,8 +86,7 @@ def _set_up(patch: pytest.MonkeyPatch) -> Whisperer:
         USE_TZ=True,
         LOGGING_CONFIG=None,
     )
-    # SQLite has no arrays.
-    patch.setattr(fields, "ArrayField", lambda _, **options: JSONField(encoder=DjangoJSONEncoder, **options))
+    patch.setattr(fields, "ArrayField", stand_ins.array_field)
     django.setup()
     from django.contrib.auth.models import User
     from django.contrib.contenttypes.models import ContentType
@@ -109,12 +98,6 @@ def _set_up(patch: pytest.MonkeyPatch) -> Whisperer:
             editor.create_model(model)
     registry.register(*(type("Event", (WhispererEvent,), {"event_type": name}) for name in EVENT_TYPES))
     return Whisperer(tasks, models, User.objects.create(username="oms"))
-
-
-def _module(name: str, **members: object) -> ModuleType:
-    module = ModuleType(name)
-    vars(module).update(members)
-    return module
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+from service.diagnosis import CHECKS
 from service.explain import MEANINGS
 from service.logs import EVENTS
 
@@ -14,7 +15,14 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def pages() -> dict[str, str]:
     """Each page's text by its file name."""
-    return {"logs.md": _logs(), "states.md": _states()}
+    return {"doctor.md": _doctor(), "logs.md": _logs(), "states.md": _states()}
+
+
+def _doctor() -> str:
+    rows = (
+        (f"`{name}`", check.why, "<br>".join(f"`{place}`" for place in check.assumes)) for name, check in CHECKS.items()
+    )
+    return _DOCTOR + _table(("check", "why it matters", "assumption put to the test"), rows)
 
 
 def _logs() -> str:
@@ -43,6 +51,20 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
+
+_DOCTOR = """\
+# Doctor
+
+`autoship doctor` makes these checks in this order. It reads, sends one empty unsigned delivery to `PUBLIC_URL`, and
+commands nothing. Each finding is ok, problem, or unknown: it could not be seen, or is not there and Autoship does
+without it. It says what was seen, why it matters and what to do, and ends with 1 if there is a problem. Most of what
+concerns packages needs one that is in Packed.
+
+The last column names the places in the code that are marked `ASSUMED:` and are checked against the real OMS here.
+
+This page is made from `service/diagnosis.py` by `python -m tests.house.docs`.
+
+"""
 
 _LOGS = """\
 # Logs

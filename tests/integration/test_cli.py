@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import signal
@@ -27,34 +26,12 @@ from service.errors import AutoshipError, DatabaseOutdated, DatabaseUnavailable
 from service.policy import Evidence, Reason
 from service.wire import StateValue
 from tests import commands
+from tests.commands import Autoship
 from tests.conftest import MINIMAL, SECRET, a_document
 from tests.integration.conftest import Floor
 from tests.oms_faults import FaultyOms, answers, applied_then, html, resets, shows, words
 
 UNREACHABLE_DATABASE = "postgresql://ayse:canary@127.0.0.1:9/autoship"
-
-
-Autoship = Callable[..., commands.Ended]
-
-
-@pytest.fixture
-def autoship(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, database_url: str
-) -> Autoship:
-    """Runs a command in this process, in an empty folder; `answer` is what a person types."""
-
-    def run(*arguments: str, answer: str = "", **variables: str) -> commands.Ended:
-        environ = commands.environment(**{**MINIMAL, "DATABASE_URL": database_url, **variables})
-        monkeypatch.setattr("os.environ", environ)
-        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
-        monkeypatch.chdir(tmp_path)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.run(arguments)
-        assert isinstance(ended.value.code, int)
-        return commands.Ended(ended.value.code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

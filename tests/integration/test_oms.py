@@ -54,6 +54,7 @@ def configured(url: str, **changes: Any) -> OmsConfig:
         "items_path": "/api/v1/oms/packages/package-items/?package={id}",
         "logs_path": "/api/v1/oms/state-transition-logs/?object_id={id}",
         "list_filter": "state__enum_value={packed}",
+        "hooks_path": "/whisperer/hooks/",
         "omnitron": None,
     }
     return OmsConfig(**usual | changes)

@@ -472,6 +472,7 @@ def test_offered_commands_are_compared_by_slug_then_by_transition_then_by_id(
     assert check.observed.endswith(observed)
     assert check.verdict == ("fail" if reason else "unknown" if unknown else "pass")
     assert (check.name, check.expected) == ("the OMS offers the command", policy.named(command))
+    assert policy.offer(snapshot, some_settings(command=command)) == (check, verdict.case.reason)
     expected: dict[str | None, Standing] = {
         None: (WAITING, None, False),
         "not offered": (WAITING, Reason.COMMAND_NOT_OFFERED, False),
@@ -479,6 +480,12 @@ def test_offered_commands_are_compared_by_slug_then_by_transition_then_by_id(
     }
     assert standing(verdict) == expected[reason]
     assert verdict.command == (None if reason else command)
+
+
+def test_the_command_whose_offer_is_looked_for_may_be_a_rule_s() -> None:
+    by_rule = some_settings(rules=Rules((Rule("all", {}, "ship", 13),), "skip"))
+    check, reason = policy.offer(a_snapshot(offered=(OfferedCommand(None, "13", None),)), by_rule)
+    assert (check.expected, check.verdict, reason) == ("transition 13", "pass", None)
 
 
 def test_the_gate_can_be_switched_off() -> None:

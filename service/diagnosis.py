@@ -1,0 +1,324 @@
+"""What the doctor makes of what it saw: observations in, findings out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from service import policy
+from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnavailable
+from service.hooks import Plan
+from service.outcome import CLOCKS_DIFFER, Misconfigured, Throttled, Unauthorised
+from service.policy import BadShape, NotFound, ReadFailed, Reading, Settings
+from service.snapshot import Items, LoggedTransition, PackageSnapshot
+from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS
+
+DatabaseProblem = DatabaseOutdated | DatabaseOfAnotherOms | DatabaseUnavailable
+WORKER_SILENT = timedelta(seconds=60)
+
+
+class Judgement(StrEnum):
+    """`unknown`: it could not be seen, or is not there and Autoship does without it."""
+
+    OK = "ok"
+    PROBLEM = "problem"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """Why a check matters, and where in the code stands what it puts to the test of what we only assume."""
+
+    why: str
+    assumes: tuple[str, ...] = ()
+
+
+# In the order in which they are made. One that fails leaves those that need it unknown.
+CHECKS: Mapping[str, Meaning] = {
+    "configuration": Meaning("No process starts with a variable it does not understand."),
+    "database_reachable": Meaning("A delivery is only accepted once it is committed."),
+    "database_migrated": Meaning("No process works on a schema it does not know."),
+    "database_of_this_oms": Meaning("Package ids of two OMSs in one database would be mistaken for each other."),
+    "database_durable": Meaning("What a database forgets is a delivery lost, or an attempt that is not read back."),
+    "worker_seen": Meaning("Without a worker deliveries are accepted and nothing ships."),
+    "public_url": Meaning("The OMS's deliveries come this way; it does not repeat one that was redirected."),
+    "oms_answers": Meaning("Nothing is commanded without a fresh read."),
+    "token": Meaning("A token that is not accepted opens the breaker: nothing ships."),
+    "read_rights": Meaning("Nothing is commanded without a fresh read, and the sweep needs the list."),
+    "clock": Meaning("The transition log is dated by the OMS's clock and compared with the time of our commands."),
+    "list_filter": Meaning(
+        "A filter the OMS does not know is ignored, and then the sweep stops.", ("config.OmsConfig",)
+    ),
+    "list_order": Meaning(
+        "Without order and cursor the sweep cannot resume and repeats whole passes.", ("sweep.listing_query",)
+    ),
+    "package_shape": Meaning("What cannot be read cannot be judged, and is never commanded."),
+    "enum_class": Meaning(
+        "500 means Packed in PackageStatus and shipped in Omnitron; without the class only the number is compared.",
+        ("wire.State",),
+    ),
+    "items": Meaning("A package ships only if all of its items are known and Packed.", ("config.OmsConfig",)),
+    "modified_date": Meaning("It guards against reads that are older than one before.", ("snapshot.parse_package",)),
+    "commands_shape": Meaning(
+        "A command the OMS does not offer is not sent, but only if its offer can be read.",
+        ("snapshot.OfferedCommand",),
+    ),
+    "command_offered": Meaning("With a wrong transition or slug every command is refused."),
+    "transition_log": Meaning(
+        "It proves who shipped a package when an answer was lost; without it a person may be asked.",
+        ("config.OmsConfig",),
+    ),
+    "webhooks": Meaning("What no webhook announces waits for the next sweep.", ("config.OmsConfig", "hooks")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: what was seen, and what to do about it where it is not ok."""
+
+    name: str
+    judgement: Judgement
+    what: str
+    what_to_do: str = ""
+
+    @property
+    def why(self) -> str:
+        """Why it matters."""
+        return CHECKS[self.name].why
+
+    def told(self) -> dict[str, str]:
+        """The finding for programs."""
+        told = {"name": self.name, "verdict": self.judgement, "what": self.what, "why": self.why}
+        return told | {"what_to_do": self.what_to_do}
+
+
+def complete(found: Iterable[Finding]) -> list[Finding]:
+    """All checks in their order; those without a finding need one that failed, or a package to look at."""
+    seen = list(found)
+    failed = {finding.name for finding in seen if finding.judgement is not Judgement.OK}
+    findings = [finding for finding in seen if finding.judgement is not Judgement.OK or finding.name not in failed]
+    names = {finding.name for finding in findings}
+    findings += [_unknown(name, "not checked", "See the findings above.") for name in CHECKS if name not in names]
+    order = list(CHECKS)
+    return sorted(findings, key=lambda finding: order.index(finding.name))
+
+
+# This side.
+
+
+def configuration(problems: Sequence[str]) -> list[Finding]:
+    """One finding for each problem."""
+    advice = "Correct it in the environment; `autoship config` shows what is in effect."
+    found = [_problem("configuration", problem, advice) for problem in problems]
+    return found or [_ok("configuration", "every variable is understood")]
+
+
+def database(problem: DatabaseProblem | None, is_sqlite: bool) -> list[Finding]:
+    """What checking the database and committing to it came to."""
+    reachable = _ok("database_reachable", "a commit succeeded")
+    migrated = _ok("database_migrated", "it has this version's schema")
+    match problem:
+        case None:
+            kind = "a file on this machine's disk" if is_sqlite else "a PostgreSQL server"
+            this_oms = _ok("database_of_this_oms", "it was made for OMS_BASE_URL")
+            return [reachable, migrated, this_oms, _ok("database_durable", kind)]
+        case DatabaseOutdated():
+            return [_problem("database_migrated", str(problem), "Run `autoship migrate`, or `autoship up`.")]
+        case DatabaseOfAnotherOms():
+            return [migrated, _problem("database_of_this_oms", str(problem), "Set another DATABASE_URL.")]
+        case DatabaseUnavailable():  # pragma: no branch - mypy proves that there is no other
+            advice = "Check DATABASE_URL, and that the server or disk takes writes."
+            return [_problem("database_reachable", str(problem), advice)]
+
+
+def worker(seen_at: datetime | None, now: datetime) -> Finding:
+    """`seen_at` is the newest heartbeat of any worker."""
+    advice = "Start one: `autoship worker`, or `autoship up`."
+    if seen_at is None:
+        return _problem("worker_seen", "no worker has ever run", advice)
+    ago = f"a worker was seen {max(0, int((now - seen_at).total_seconds()))} s ago"
+    return _ok("worker_seen", ago) if now - seen_at <= WORKER_SILENT else _problem("worker_seen", ago, advice)
+
+
+def no_public_url() -> Finding:
+    """It is not configured where the OMS reaches us."""
+    return _unknown("public_url", "PUBLIC_URL is not set", "Set it to the address at which the OMS reaches us.")
+
+
+def public_url(status: int | None, *, signed: bool) -> Finding:
+    """`status` is the answer to an empty, unsigned delivery; `signed`: deliveries have to be."""
+    name, expected = "public_url", 401 if signed else 400
+    if status == expected:
+        return _ok(name, f"an empty unsigned delivery is refused ({status})")
+    if status is None:
+        advice = "Check PUBLIC_URL, DNS, certificate and that the web process runs. Inside a cluster it may be closed."
+        return _problem(name, "nothing answers from this machine", advice)
+    if 300 <= status < 400:
+        return _problem(name, f"it redirects ({status})", "Set PUBLIC_URL to where the redirect leads.")
+    if 200 <= status < 300:
+        return _problem(name, f"it accepts what nobody signed ({status})", "Check that Autoship answers there.")
+    return _problem(name, f"it answers {status} instead of {expected}", "Check that Autoship answers there.")
+
+
+# The OMS.
+
+
+def answers(reading: Reading | None) -> list[Finding]:
+    """What came in the place of a list or a package; None where it did come."""
+    answered = _ok("oms_answers", "it answers")
+    accepted = _ok("token", "it is accepted")
+    match reading:
+        case None | PackageSnapshot() | BadShape():
+            return [answered, accepted, _ok("read_rights", "packages can be read")]
+        case ReadFailed():
+            advice = "Check OMS_BASE_URL and the network; with OMNITRON_* the login."
+            return [_problem("oms_answers", reading.cause, advice)]
+        case NotFound():
+            return [_problem("oms_answers", "it has no such page (404)", "Check OMS_BASE_URL.")]
+        case Misconfigured():
+            return [_problem("oms_answers", f"it redirects ({reading.status})", "Correct OMS_BASE_URL.")]
+        case Throttled():
+            wait_s = reading.retry_after.total_seconds()
+            return [_unknown("oms_answers", f"it asks to wait {wait_s:.0f} s (429)", "Try again then.")]
+        case Unauthorised(status=401):
+            return [answered, _problem("token", "it is not accepted (401)", "Check OMS_TOKEN and OMS_AUTH_SCHEME.")]
+        case Unauthorised():  # pragma: no branch - mypy proves that there is no other
+            advice = "Give the token's user the right to read packages."
+            return [answered, accepted, _problem("read_rights", "packages may not be read (403)", advice)]
+
+
+def clock(ahead: timedelta | None) -> Finding:
+    """`ahead`: how far the OMS's clock is ahead of the database's, to the second."""
+    if ahead is None:
+        return _unknown("clock", "the OMS does not tell the time", "Nothing, if your clocks are synchronised.")
+    told = f"the OMS's clock is {abs(ahead.total_seconds()):.0f} s {'ahead' if ahead > timedelta() else 'behind'}"
+    if abs(ahead) <= CLOCKS_DIFFER:
+        return _ok("clock", told)
+    return _problem("clock", told, "Synchronise the clock of the database's machine (NTP).")
+
+
+def list_filter(listed: Sequence[PackageSnapshot] | BadShape, settings: Settings) -> Finding:
+    """Whether only packages in Packed are listed."""
+    if isinstance(listed, BadShape):
+        return _problem("list_filter", listed.problem, "Check that OMS_BASE_URL is an OMS.")
+    strangers = [one for one in listed if one.state is None or not policy.is_packed(one.state, settings)]
+    if strangers:
+        what = f"package {strangers[0].package_id} is listed and is {strangers[0].state}, not Packed"
+        return _problem("list_filter", what, "Find the spelling this OMS knows, for OMS_LIST_FILTER.")
+    if not listed:
+        return _unknown("list_filter", "no package is in Packed now", "Try again when there is one.")
+    return _ok("list_filter", f"packages on its first page, all of them Packed: {len(listed)}")
+
+
+def list_order(after: int, listed: Sequence[PackageSnapshot] | None) -> Finding:
+    """Whether the list behind a cursor is that; None where it was not answered."""
+    ids = None if listed is None else [one.package_id for one in listed]
+    if ids is not None and ids == sorted(set(ids)) and all(one > after for one in ids):
+        return _ok("list_order", "by ascending id behind a cursor")
+    return _unknown("list_order", "the OMS ignores or refuses id__gt or sort", "Nothing: sweeps take longer.")
+
+
+def sample(listed: Sequence[PackageSnapshot], settings: Settings) -> PackageSnapshot | None:
+    """The package to look at closely, best one whose items are all Packed."""
+    packed = [one for one in listed if one.state is not None and policy.is_packed(one.state, settings)]
+    whole = [one for one in packed if one.items and set(one.items.counts()) == {settings.item_packed_status}]
+    return next(iter(whole or packed), None)
+
+
+def shape(package: PackageSnapshot | BadShape | NotFound) -> Finding:
+    """Whether a single read shows what the list does."""
+    match package:
+        case PackageSnapshot(state=None):
+            return _problem("package_shape", "the package has no readable state", "Report it: the OMS has changed.")
+        case PackageSnapshot():
+            return _ok("package_shape", f"package {package.package_id} is {package.state}")
+        case BadShape():
+            return _problem("package_shape", package.problem, "Check that OMS_BASE_URL is an OMS.")
+        case NotFound():  # pragma: no branch - mypy proves that there is no other
+            return _problem("package_shape", "it is listed, and unknown when read (404)", "Check OMS_BASE_URL.")
+
+
+def enum_class(package: PackageSnapshot, items: Items | None) -> Finding:
+    """Whether states name the enumeration they belong to."""
+    states = [(PACKAGE_STATUS, package.state)]
+    states += [(PACKAGE_ITEM_STATUS, item.state) for item in (items.items if items else ())]
+    named = [(expected, state) for expected, state in states if state is not None]
+    strangers = [(expected, state) for expected, state in named if not state.is_of(expected)]
+    if strangers:
+        expected, state = strangers[0]
+        return _problem("enum_class", f"a state is {state}, not {expected}", "Check OMS_BASE_URL, and report it.")
+    if any(state.enum_class is None for _, state in named):
+        return _unknown("enum_class", "states do not name their enumeration", "Nothing: their numbers are compared.")
+    return _ok("enum_class", "states name their enumeration")
+
+
+def items(carried: Items | None, apart: Items | None) -> Finding:
+    """`carried` by the package under packageitem_set, or read `apart` at OMS_ITEMS_PATH; None where not."""
+    if carried is not None and carried.problem is None:
+        used = "" if apart is None or apart.problem is not None else "; OMS_ITEMS_PATH shows them too"
+        return _ok("items", f"items in packageitem_set: {len(carried.items)}{used}")
+    if carried is not None:
+        return _problem("items", f"packageitem_set: {carried.problem}", "Report it: the OMS has changed.")
+    problem = "it was not answered" if apart is None else apart.problem or ("" if apart.items else "it lists no items")
+    if problem:
+        advice = "Find the spelling this OMS knows, for OMS_ITEMS_PATH."
+        return _problem("items", f"the package does not carry its items, and at OMS_ITEMS_PATH {problem}", advice)
+    return _ok("items", f"items at OMS_ITEMS_PATH, and no others: {len(apart.items) if apart else 0}")
+
+
+def modified_date(package: PackageSnapshot) -> Finding:
+    """Whether the package is dated."""
+    if package.modified_at is None:
+        return _unknown("modified_date", "the package has none", "Nothing: Autoship does without it.")
+    return _ok("modified_date", "the package has one")
+
+
+def offer(package: PackageSnapshot, settings: Settings) -> list[Finding]:
+    """Whether the OMS's offer can be read, and our command is in it."""
+    advice = "Nothing; no command is held back for it. Compare SHIP_* with Settings > State Transitions yourself."
+    if package.offered is None:
+        unread = _unknown("commands_shape", "no commands in a shape we recognise", advice)
+        return [unread, _unknown("command_offered", "the OMS's offer cannot be read", advice)]
+    readable = _ok("commands_shape", f"commands that name themselves: {len(package.offered)}")
+    if package.state is None or not policy.is_packed(package.state, settings):
+        return [readable, _unknown("command_offered", "the package is no longer Packed", "Try again.")]
+    check, _ = policy.offer(package, settings)
+    if check.verdict == "pass":
+        return [readable, _ok("command_offered", f"{check.expected} is offered")]
+    if check.verdict == "unknown":
+        return [readable, _unknown("command_offered", check.observed, advice)]
+    mend = "Compare SHIP_TRANSITION_ID and SHIP_SLUG with Settings > State Transitions in the OMS."
+    return [readable, _problem("command_offered", f"{check.expected}: {check.observed}", mend)]
+
+
+def transition_log(log: tuple[LoggedTransition, ...] | None) -> Finding:
+    """What the log showed of a package that is in Packed; None where it does not answer."""
+    if log:
+        return _ok("transition_log", f"transitions of the package: {len(log)}")
+    what = "it does not answer" if log is None else "it shows no transition of the package"
+    return _unknown("transition_log", what, "Give the token's user the right to read it, or correct OMS_LOGS_PATH.")
+
+
+def webhooks(plan: Plan | str) -> Finding:
+    """What registering would change, or why that is not known."""
+    if isinstance(plan, str):
+        return _unknown("webhooks", plan, "Compare Settings > Webhooks in the OMS with `autoship register --check`.")
+    wrong = [f"{step.event_type}: {step.action}" for step in plan.changes]
+    wrong += [f"{event_type}: unknown to the OMS" for event_type in plan.unknown]
+    if wrong:
+        return _problem("webhooks", "; ".join(wrong), "Run `autoship register`.")
+    return _ok("webhooks", f"{len(plan.steps)} are registered as they should be")
+
+
+def _ok(name: str, what: str) -> Finding:
+    return Finding(name, Judgement.OK, what)
+
+
+def _problem(name: str, what: str, what_to_do: str) -> Finding:
+    return Finding(name, Judgement.PROBLEM, what, what_to_do)
+
+
+def _unknown(name: str, what: str, what_to_do: str) -> Finding:
+    return Finding(name, Judgement.UNKNOWN, what, what_to_do)

@@ -1,0 +1,116 @@
+"""`autoship doctor`: looks at everything a shipment rests on and commands nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from service import config as configuration
+from service import diagnosis, hooks, register, sender, sweep
+from service.config import Config
+from service.database import Database, workers
+from service.diagnosis import DatabaseProblem, Finding
+from service.errors import (
+    ConfigurationError,
+    DatabaseOfAnotherOms,
+    DatabaseOutdated,
+    DatabaseUnavailable,
+    OmsUnreachable,
+)
+from service.login import credentials
+from service.oms import ListPage, Oms
+from service.policy import BadShape, NotFound, ReadFailed
+from service.snapshot import Items, PackageSnapshot
+
+
+def examine(environ: Mapping[str, str]) -> list[Finding]:
+    """Every check in its order."""
+    try:
+        config = configuration.load(environ)
+    except ConfigurationError as problem:
+        return diagnosis.complete(diagnosis.configuration(problem.problems))
+    return diagnosis.complete([*diagnosis.configuration(()), *_examine(config, Database(config.database_url))])
+
+
+def webhooks(config: Config, oms: Oms) -> Finding:
+    """The registered webhooks."""
+    try:
+        return diagnosis.webhooks(register.plan(oms, register.wanted(config)))
+    except (ConfigurationError, OmsUnreachable) as problem:
+        return diagnosis.webhooks(str(problem))
+
+
+def _examine(config: Config, database: Database) -> Iterator[Finding]:
+    problem = _problem_of(config, database)
+    yield from diagnosis.database(problem, database.is_sqlite)
+    if config.public_url is None:
+        yield diagnosis.no_public_url()
+    else:
+        headers = {"Content-Type": "application/json"}
+        status = sender.post(config.public_url + hooks.RECEIVER_PATH, b"", headers, follow_redirects=False)
+        yield diagnosis.public_url(status, signed=bool(config.authentication.secrets))
+    if problem is None:
+        with database.reading() as transaction:
+            seen_at = transaction.execute(sa.select(sa.func.max(workers.c.seen_at)))
+            yield diagnosis.worker(seen_at.scalar(), transaction.now)
+    if problem is None or config.oms.omnitron is None:
+        token = credentials(config.oms, database)
+        # The clock that dates our attempts is the database's.
+        oms = Oms(config.oms, token, lambda: _now(database)) if problem is None else Oms(config.oms, token)
+        with closing(oms):
+            yield from _oms(config, oms)
+    database.dispose()
+
+
+def _problem_of(config: Config, database: Database) -> DatabaseProblem | None:
+    try:
+        database.check(config.oms.base_url)
+        database.probe_write()
+    except (DatabaseOutdated, DatabaseOfAnotherOms, DatabaseUnavailable) as problem:
+        return problem
+    return None
+
+
+def _oms(config: Config, oms: Oms) -> Iterator[Finding]:
+    listed = oms.list_packed(sweep.listing_query(config))
+    yield from diagnosis.answers(None if isinstance(listed, ListPage) else listed)
+    if not isinstance(listed, ReadFailed):
+        yield diagnosis.clock(oms.clock_ahead)
+    if isinstance(listed, BadShape):
+        yield diagnosis.list_filter(listed, config.settings)
+    if not isinstance(listed, ListPage):
+        return
+    yield webhooks(config, oms)
+    yield diagnosis.list_filter(listed.packages, config.settings)
+    if listed.packages:
+        after = min(package.package_id for package in listed.packages)
+        behind = oms.list_packed(sweep.listing_query(config, after=after))
+        yield diagnosis.list_order(after, behind.packages if isinstance(behind, ListPage) else None)
+    chosen = diagnosis.sample(listed.packages, config.settings)
+    if chosen is not None:
+        yield from _package(config, oms, chosen.package_id)
+
+
+def _package(config: Config, oms: Oms, package_id: int) -> Iterator[Finding]:
+    read = oms.read_alone(package_id)
+    if isinstance(read, PackageSnapshot | BadShape | NotFound):
+        yield diagnosis.shape(read)
+    else:
+        yield from diagnosis.answers(read)
+    if not isinstance(read, PackageSnapshot):
+        return
+    listed = oms.read_items(package_id)
+    apart = listed if isinstance(listed, Items) else None
+    yield diagnosis.items(read.items, apart)
+    yield diagnosis.enum_class(read, read.items or apart)
+    yield diagnosis.modified_date(read)
+    yield from diagnosis.offer(read, config.settings)
+    yield diagnosis.transition_log(oms.transition_log(package_id))
+
+
+def _now(database: Database) -> datetime:
+    with database.reading() as transaction:
+        return transaction.now
