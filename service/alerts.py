@@ -41,12 +41,16 @@ YOUNG = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """What began and what to do. `event`: the line of the logs that tells the same."""
+    """What began and what to do. `event`: the line of the logs that tells the same.
+
+    `patience_s`: for how long a process watches before it judges this; what starts together with it needs its time.
+    """
 
     title: str
     advice: str
     event: str
     count: Callable[[Vitals], int]
+    patience_s: float = 0.0
 
 
 class Notice(StrEnum):
@@ -154,6 +158,7 @@ ALERTS: Mapping[str, Alert] = {
         "lost; what is due ships when a worker is back.",
         "worker.silent",
         _worker_silent,
+        patience_s=WORKER_SILENT_S,
     ),
 }
 
@@ -226,33 +231,47 @@ class Target:
 class Watch:
     """Compares the vitals with what people were told, and tells them the difference."""
 
-    def __init__(self, config: Config, database: Database, send_within_s: float = SEND_WITHIN_S) -> None:
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        send_within_s: float = SEND_WITHIN_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._oms_base_url = config.oms.base_url
         self._database = database
         self._targets = targets(config)
         self._send_within_s = send_within_s
+        self._monotonic = monotonic
+        self._began = monotonic()
 
     def look(self) -> None:
         """Looks once. Raises `DatabaseUnavailable`."""
-        found = vitals.read(self._database)
+        found = vitals.read(self._database, count_deliveries=False)
         counts = judge(found)
         with self._database.reading() as transaction:
             rows = transaction.execute(sa.select(table)).mappings()
             told = {row["alert"]: _told(row) for row in rows}
-        for name in ALERTS:
+        watched_for_s = self._monotonic() - self._began
+        for name, alert in ALERTS.items():
             count = counts.get(name, 0)
-            if notice(told.get(name), count, found.now) is not None:
+            if (
+                found.now - self._watching_since >= alert.patience
+                and notice(told.get(name), count, found.now) is not None
+            ):
                 self._tell(name, count)
 
     def run(self, wait: Callable[[float], bool]) -> None:
         """Looks again and again until `wait(seconds)` is True."""
-        while not wait(LOOK_EVERY_S):
+        while True:
             try:
                 self.look()
             except DatabaseUnavailable as problem:
                 logs.emit("database.unavailable", where="alerts", cause=str(problem))
             except Exception as problem:  # noqa: BLE001 - the last resort: the next look may well work
                 logs.emit("web.crashed", error=type(problem).__name__, trace=logs.trace_of(problem))
+            if wait(LOOK_EVERY_S):
+                return
 
     def _tell(self, name: str, count: int) -> None:
         """Sends under the alert's lease, and writes down what was sent; if that fails, the lease runs out."""

@@ -30,7 +30,10 @@ _PACKAGE = ("package_id", "reason", "evidence", "episode")
 EVENTS: Mapping[str, Event] = {
     "web.started": Event(logging.INFO, "The web process accepts deliveries.", ("version",)),
     "web.crashed": Event(
-        logging.ERROR, "A defect of ours; the request was answered 500.", ("error", "trace"), alert=True
+        logging.ERROR,
+        "A defect of ours; a request was answered 500, or one look for alerts failed.",
+        ("error", "trace"),
+        alert=True,
     ),
     "worker.started": Event(logging.INFO, "A worker looks for due packages.", ("worker", "version", "mode", "threads")),
     "worker.stopped": Event(

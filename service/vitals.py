@@ -80,11 +80,15 @@ class Vitals:
         return max(0.0, (self.now - moment).total_seconds())
 
 
-def read(database: Database) -> Vitals:
-    """The vitals now. Raises `DatabaseUnavailable`."""
+def read(database: Database, *, count_deliveries: bool = True) -> Vitals:
+    """The vitals now. Raises `DatabaseUnavailable`.
+
+    Counting the deliveries is what takes time: up to a second for a million of them.
+    """
     with database.reading() as transaction:
         now = transaction.now
-        rows = transaction.execute(sa.union_all(*_parts(now))).mappings().all()
+        parts = (*_parts(now), *([_counted_deliveries()] if count_deliveries else []))
+        rows = transaction.execute(sa.union_all(*parts)).mappings().all()
     kept = [row for row in rows if row["part"] == "delivery"]
     fates = dict.fromkeys(("accepted", "ignored", "quarantined"), 0) | {row["a"]: row["n"] for row in kept}
     one = {row["part"]: row for row in rows}
@@ -99,7 +103,7 @@ def read(database: Database) -> Vitals:
         missed=one["sweep"]["n"],
         oldest_due_at=one["due"]["at"],
         worker_seen_at=one["worker"]["at"],
-        last_webhook_at=max((row["at"] for row in kept), default=None),
+        last_webhook_at=max((row["at"] for row in rows if row["part"] in ("delivery", "newest")), default=None),
         last_sweep_at=one["sweep"]["at"],
         sweep_problem=one["sweep"]["a"],
         paused_at=one["pause"]["at"],
@@ -115,12 +119,11 @@ def _parts(now: datetime) -> tuple[sa.Select[Any], ...]:
     alone = (packages.c.first_hint == "sweep", packages.c.reason.is_distinct_from(Reason.BACKLOG_TO_CONFIRM))
     recent_attempts = attempts.c.started_at > now - ATTEMPTS_WITHIN
     outcome = sa.func.coalesce(attempts.c.outcome, "open")
-    state, fate = (packages.c.state, packages.c.reason), deliveries.c.fate
-    seen, heard_at = sa.func.sum(deliveries.c.seen), sa.func.max(deliveries.c.last_seen_at)
+    state, newest = (packages.c.state, packages.c.reason), sa.select(sa.func.max(deliveries.c.delivery_id))
     return (
         _part("made", at=deployment.c.migrated_at),
         _part("package", a=state[0], b=state[1], n=count).group_by(*state),
-        _part("delivery", a=fate, n=count, m=seen, at=heard_at).group_by(fate),
+        _part("newest", at=deliveries.c.last_seen_at).where(deliveries.c.delivery_id == newest.scalar_subquery()),
         _part("attempt", a=outcome, n=count).where(recent_attempts).group_by(outcome),
         _part("quarantine", n=sa.func.count(quarantine.c.delivery_id)),
         _part("unannounced", n=count).where(*alone, packages.c.created_at > now - UNANNOUNCED_WITHIN),
@@ -131,6 +134,12 @@ def _parts(now: datetime) -> tuple[sa.Select[Any], ...]:
         _part("breaker", a=brakes.c.breaker_cause, at=brakes.c.breaker_opened_at),
         _part("hold_off", at=brakes.c.hold_off_until),
     )
+
+
+def _counted_deliveries() -> sa.Select[Any]:
+    fate, seen = deliveries.c.fate, sa.func.sum(deliveries.c.seen)
+    heard_at = sa.func.max(deliveries.c.last_seen_at)
+    return _part("delivery", a=fate, n=sa.func.count(), m=seen, at=heard_at).group_by(fate)
 
 
 def _part(part: str, **columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
