@@ -255,10 +255,8 @@ class Watch:
         watched_for_s = self._monotonic() - self._began
         for name, alert in ALERTS.items():
             count = counts.get(name, 0)
-            if (
-                found.now - self._watching_since >= alert.patience
-                and notice(told.get(name), count, found.now) is not None
-            ):
+            due = watched_for_s >= alert.patience_s
+            if due and notice(told.get(name), count, found.now) is not None:
                 self._tell(name, count)
 
     def run(self, wait: Callable[[float], bool]) -> None:
