@@ -114,6 +114,13 @@ ALERTS: Mapping[str, Alert] = {
         "brake.changed",
         _token_rejected,
     ),
+    "oms_unreadable": Alert(
+        "the OMS gives no usable answer",
+        "Look for read.failed and login.failed in the logs, and whether the OMS is up. Nothing is lost and no budget "
+        "is used: it goes on by itself.",
+        "read.failed",
+        lambda found: found.unreadable,
+    ),
     "hourly_cap": Alert(
         "paused: SHIP_MAX_PER_HOUR was reached",
         "Look at what ships: autoship packages --state shipped. Then: autoship resume",

@@ -44,6 +44,11 @@ METRICS: Mapping[str, Metric] = {
     "autoship_quarantined": Metric(
         "gauge", "Bodies of unusable deliveries that are kept.", lambda vitals: _one(vitals.quarantined)
     ),
+    "autoship_unreadable_packages": Metric(
+        "gauge",
+        "Packages whose last six reads or more all failed.",
+        lambda vitals: _one(vitals.unreadable),
+    ),
     "autoship_oldest_due_seconds": Metric(
         "gauge",
         "For how long the oldest due package has waited for a worker; 0 where none waits.",

@@ -26,6 +26,8 @@ from service.policy import Reason
 
 ATTEMPTS_WITHIN = timedelta(hours=24)
 UNANNOUNCED_WITHIN = timedelta(hours=1)
+# With the usual backoff, after some minutes.
+READ_FAILURES = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,7 @@ class Vitals:
 
     `deliveries` counts what was answered 2xx and is kept, repetitions under `duplicate`. `attempts` are those of the
     last 24 h by outcome, `open` without one. `unannounced`: packages that the sweep alone found within the last hour.
+    `unreadable`: packages whose last six reads or more all failed.
     """
 
     now: datetime
@@ -43,6 +46,7 @@ class Vitals:
     attempts: Mapping[str, int]
     quarantined: int
     unannounced: int
+    unreadable: int
     missed: int
     oldest_due_at: datetime | None
     worker_seen_at: datetime | None
@@ -100,6 +104,7 @@ def read(database: Database, *, count_deliveries: bool = True) -> Vitals:
         attempts={row["a"]: row["n"] for row in rows if row["part"] == "attempt"},
         quarantined=one["quarantine"]["n"],
         unannounced=one["unannounced"]["n"],
+        unreadable=one["unreadable"]["n"],
         missed=one["sweep"]["n"],
         oldest_due_at=one["due"]["at"],
         worker_seen_at=one["worker"]["at"],
@@ -127,6 +132,7 @@ def _parts(now: datetime) -> tuple[sa.Select[Any], ...]:
         _part("attempt", a=outcome, n=count).where(recent_attempts).group_by(outcome),
         _part("quarantine", n=sa.func.count(quarantine.c.delivery_id)),
         _part("unannounced", n=count).where(*alone, packages.c.created_at > now - UNANNOUNCED_WITHIN),
+        _part("unreadable", n=count).where(packages.c.due_at.is_not(None), packages.c.failed_reads >= READ_FAILURES),
         _part("due", at=sa.func.min(packages.c.due_at)).where(*worklist.is_due(now)),
         _part("worker", at=sa.func.max(workers.c.seen_at)),
         _part("sweep", a=sweep.c.problem, n=sweep.c.missed, at=sweep.c.finished_at),

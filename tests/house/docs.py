@@ -66,6 +66,8 @@ With `ALERT_URLS` set ([Apprise](https://github.com/caronc/apprise) URLs with wh
 pager, a webhook of your own) people are told of these, once for all processes, and again when it is over. Nothing about
 the same alert follows within 5 minutes; what is still open is told again after a day, or when it concerns twice as
 many packages. An alert holds constant text, a number and the address of the OMS. The web processes watch, every 10 s.
+A database that cannot be used and a defect of ours (`database.unavailable`, `web.crashed`, `look.crashed`) stand in the
+logs alone.
 
 This page is made from `service/alerts.py` by `python -m tests.house.docs`.
 

@@ -44,6 +44,7 @@ HEALTHY = Vitals(
     attempts={"refused": 9},
     quarantined=9,
     unannounced=0,
+    unreadable=0,
     missed=9,
     oldest_due_at=NOW - 4 * MINUTE,
     worker_seen_at=NOW - 59 * SECOND,
@@ -65,6 +66,7 @@ SILENT: dict[str, Any] = {"last_webhook_at": NOW - 61 * MINUTE, "unannounced": 3
         ({}, {}),
         ({"breaker_opened_at": NOW, "breaker_cause": "the token may not read"}, {"breaker_open": 1}),
         ({"breaker_opened_at": NOW, "breaker_cause": brakes.TOKEN_REJECTED}, {"token_rejected": 1}),
+        ({"unreadable": 2}, {"oms_unreadable": 2}),
         ({"paused_at": NOW, "pause_cause": "9 commands within an hour (SHIP_MAX_PER_HOUR)"}, {"hourly_cap": 1}),
         ({"paused_at": NOW, "pause_cause": brakes.BY_OPERATOR}, {}),
         (

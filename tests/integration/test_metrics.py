@@ -21,6 +21,7 @@ from service.metrics import METRICS
 from service.web import create_app
 from tests.conftest import a_document, deliver
 from tests.integration.conftest import Clock, Floor
+from tests.oms_faults import answers
 
 RULES = Path(__file__).parents[2] / "deploy" / "alerts.yml"
 BEARER = {"Authorization": "Bearer admin-token"}
@@ -93,6 +94,22 @@ def test_an_empty_database_has_every_metric_with_what_it_means(database: Databas
     families = list(text_string_to_metric_families(metrics.render(vitals.read(database))))
     told = {(one.name.removesuffix("_total"), one.type, one.documentation) for one in families}
     assert told == {(name.removesuffix("_total"), one.kind, one.meaning) for name, one in METRICS.items()}
+
+
+def test_a_package_counts_as_unreadable_after_six_failed_reads_and_until_one_succeeds(floor: Floor) -> None:
+    floor.oms.create(73)
+    floor.oms.always("read", answers(500))
+    floor.hint(73)
+    told: list[int] = []
+    while len(told) < 6:
+        floor.clock.now = floor.due_at(73) or floor.clock.now
+        floor.look()
+        told.append(vitals.read(floor.store).unreadable)
+    assert told == [0, 0, 0, 0, 0, 1]
+    floor.oms.always("read", None)
+    floor.clock.now = floor.due_at(73) or floor.clock.now
+    floor.look()
+    assert vitals.read(floor.store).unreadable == 0
 
 
 def test_what_a_newer_version_wrote_cannot_break_the_format(busy: Floor) -> None:
