@@ -23,7 +23,7 @@ from service.wire import MAX_ID
 
 PAGE = 100
 MAX_PAGE = 500
-_OMS_PATIENCE_S = 5.0
+OMS_PATIENCE_S = 5.0
 _PACKAGE = "/api/v1/packages/<int:package_id>"
 
 Turn = Callable[[], AbstractContextManager[None]]
@@ -50,7 +50,7 @@ def blueprint(config: Config, database: Database, turn: Turn) -> Blueprint:
 
 
 class _Pages:
-    """The answers, and the one client of the OMS they share."""
+    """The answers."""
 
     def __init__(self, config: Config, database: Database, turn: Turn) -> None:
         self._config = config
@@ -110,8 +110,8 @@ class _Pages:
 
     @contextmanager
     def _oms(self) -> Iterator[Oms]:
-        """A client of the OMS, one at a time: however many ask for packages never seen must not be its load."""
-        if not self._oms_is_free.acquire(timeout=_OMS_PATIENCE_S):
+        """A client of the OMS, for one request at a time: who asks for packages never seen must not be its load."""
+        if not self._oms_is_free.acquire(timeout=OMS_PATIENCE_S):
             raise ServiceUnavailable
         try:
             with closing(Oms(self._config.oms, credentials(self._config.oms, self._database))) as oms:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -11,14 +12,15 @@ import pytest
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 
-from service import explain
+from service import api, explain
 from service.config import Config
 from service.database import Database, packages, workers
 from service.policy import CaseState
+from service.sandbox import Request, Response
 from service.web import create_app
 from tests.conftest import a_document, deliver, locked, on_sqlite
 from tests.integration.conftest import Clock, Floor
-from tests.oms_faults import answers
+from tests.oms_faults import FaultyOms, answers
 
 TOKEN = "admin-token"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -182,6 +184,30 @@ def test_a_package_never_seen_is_read_from_the_oms_and_stays_unseen(client: Flas
     assert get(client, "/api/v1/packages/3", 404) == {"status": "error", "reason": "not_found"}
     floor.oms.always("read", answers(500))
     assert get(client, "/api/v1/packages/4", 502) == {"status": "error", "reason": "oms_unreachable"}
+
+
+@on_sqlite
+def test_one_package_at_a_time_is_read_from_the_oms_and_others_are_told_so(
+    client: FlaskClient, floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "OMS_PATIENCE_S", 0.1)
+    reading, release = threading.Event(), threading.Event()
+
+    def read_slowly(oms: FaultyOms, request: Request) -> Response:
+        reading.set()
+        release.wait(10)
+        return oms.answer_well(request)
+
+    floor.oms.create(1)
+    floor.oms.script("read", read_slowly)
+    first = threading.Thread(target=get, args=(client, "/api/v1/packages/1"))
+    first.start()
+    assert reading.wait(10)
+    assert get(client, "/api/v1/packages/2", 503) == {"status": "error", "reason": "busy"}
+    assert get(client, "/api/v1/status")["mode"] == "live"
+    release.set()
+    first.join()
+    assert get(client, "/api/v1/packages/1")["would"] == "wait"
 
 
 @on_sqlite
