@@ -17,7 +17,7 @@ import responses
 import sqlalchemy as sa
 from requests import PreparedRequest
 
-from service import brakes, operator, worklist
+from service import brakes, operator, up, worklist
 from service.alerts import ALERTS, LEASE, QUIET, REMIND_AFTER, Notice, Told, Watch, judge, message, notice, targets
 from service.brakes import Operation
 from service.config import Config
@@ -345,3 +345,11 @@ def test_the_web_process_tells_a_real_target_and_refuses_one_it_does_not_know(
         server.shutdown()
     assert heard[0]["title"] == f"Autoship: {ALERTS['backlog'].title}"
     assert "canary" not in json.dumps(heard) + "".join(path.read_text() for path in tmp_path.glob("web.*"))
+
+
+def test_a_sandbox_alerts_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    up.SANDBOX_ENVIRONMENT.parent.mkdir()
+    up.SANDBOX_ENVIRONMENT.write_text('{"PORT": "1"}', encoding="utf-8")
+    environ = {"ALERT_URLS": ONE, "ADMIN_TOKEN": "x"}
+    assert up.sandbox_environment(environ) == {"ADMIN_TOKEN": "x", "PORT": "1"}
