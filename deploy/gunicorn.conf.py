@@ -3,7 +3,7 @@ add web processes by the platform's own means."""
 
 import os
 
-from service import __version__, logs
+from service import __version__, alerts, logs
 from service import config as configuration
 
 bind = f"0.0.0.0:{os.environ.get('PORT') or '8008'}"
@@ -28,5 +28,6 @@ def on_starting(server: object) -> None:
 
 
 def post_worker_init(worker: object) -> None:
-    """Tells that deliveries are accepted from now on."""
+    """Tells that deliveries are accepted from now on, and begins to watch for what people should hear of."""
     logs.emit("web.started", version=__version__)
+    alerts.start(configuration.load(configuration.environment()))

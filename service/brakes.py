@@ -24,6 +24,8 @@ from service.policy import BadShape, NotFound, ReadFailed, Reading
 from service.snapshot import PackageSnapshot
 
 RATE_USED_UP = "the rate is used up"
+TOKEN_REJECTED = "the OMS does not accept the token (401)"  # noqa: S105 - no token, a sentence about one
+BY_OPERATOR = "by an operator"
 PROBE_INTERVAL = timedelta(seconds=30)
 RATE_BURST = timedelta(seconds=1)
 FORBIDDEN_IN_A_ROW = 3
@@ -129,7 +131,7 @@ def note_answer(
             _write(transaction, hold_off_until=until)
             return f"the OMS asked to wait {answer.retry_after.total_seconds():.0f} s"
         case Unauthorised(status=401):
-            return _open(transaction, found, package_id, operation, "the OMS does not accept the token (401)")
+            return _open(transaction, found, package_id, operation, TOKEN_REJECTED)
         case Unauthorised():
             this = (operation.value, package_id)
             forbidden = (*(one for one in found.forbidden if one[0] == operation and one != this), this)

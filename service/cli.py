@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -18,30 +18,32 @@ import sqlalchemy as sa
 
 from service import (
     __version__,
-    brakes,
+    alerts,
     doctor,
     explain,
     hooks,
-    journal,
     logs,
+    operator,
     register,
     rules,
     sandbox,
     sender,
+    shadow,
     up,
     worker,
     worklist,
 )
 from service import config as configuration
 from service.config import Config
-from service.database import Database, Transaction
+from service.database import Database
 from service.delivery import Authentication
 from service.diagnosis import Finding, Judgement
 from service.errors import AutoshipError, ConfigurationError, DatabaseOutdated, DatabaseUnavailable, OmsUnreachable
 from service.hooks import Plan, Step
 from service.login import credentials
 from service.oms import Oms
-from service.policy import CaseState, Note, NotFound, Reason
+from service.operator import Acted
+from service.policy import CaseState, NotFound, Reason
 from service.rules import Rule, Rules
 from service.snapshot import PackageSnapshot
 from service.sweep import FILTER_IGNORED, Sweeper, Swept
@@ -139,6 +141,7 @@ def up_command(context: click.Context, in_sandbox: bool) -> None:
 def web() -> None:
     """Run the web process."""
     config, _ = _ready()
+    alerts.targets(config)
     up.refuse_taken_port(config.port, "PORT", within_s=_PORT_WAIT_S)
     gunicorn = ["gunicorn", "--config", os.fspath(_gunicorn_config()), "--bind", f"0.0.0.0:{config.port}"]
     os.execv(sys.executable, [sys.executable, "-m", *gunicorn, "service.web:create_app()"])
@@ -220,6 +223,20 @@ def packages_command(state: str | None, reason: str | None, as_json: bool) -> No
             click.echo(explain.table_line(row) if printed else f"{explain.TABLE_HEADER}\n{explain.table_line(row)}")
         printed += 1
     click.echo(_counted(printed), err=True)
+
+
+@main.command("shadow-report")
+@_json_option
+@click.pass_context
+def shadow_report(context: click.Context, as_json: bool) -> None:
+    """Compare what MODE=shadow would have shipped with what people did. Exit 1 if they disagree."""
+    config, database = _stored()
+    told = shadow.summary(shadow.report(database, config.settings))
+    if as_json:
+        _print_json(told)
+    else:
+        _print_shadow(told, config.display_tz)
+    context.exit(1 if told["disagreements"] else 0)
 
 
 @main.command("config")
@@ -328,9 +345,7 @@ def recheck(package_ids: Sequence[int], yes: bool, as_json: bool) -> None:
     if len(package_ids) > 1:
         _confirm("Recheck", database, package_ids, yes)
     for package_id in package_ids:
-        with database.transaction() as transaction:
-            known = _recheck(database, transaction, package_id)
-        _report(package_id, True, "is looked at again" if known else "new to us; is looked at now", as_json)
+        _report(package_id, operator.recheck(database, package_id), as_json)
 
 
 @main.command()
@@ -348,11 +363,7 @@ def dismiss(package_ids: Sequence[int], reason: str | None, yes: bool, as_json: 
     if reason is not None or len(package_ids) > 1:
         _confirm("Dismiss", database, package_ids, yes)
     for package_id in package_ids:
-        with database.transaction() as transaction:
-            done = worklist.dismiss(transaction, package_id)
-            if done:
-                journal.note(transaction, package_id, [Note("operator", "dismissed")])
-        _report(package_id, done, "dismissed" if done else "no open case, or a command is under way", as_json)
+        _report(package_id, operator.dismiss(database, package_id), as_json)
 
 
 @main.command()
@@ -360,9 +371,7 @@ def dismiss(package_ids: Sequence[int], reason: str | None, yes: bool, as_json: 
 def pause(as_json: bool) -> None:
     """Send no more commands until resume; deliveries are still accepted."""
     _, database = _stored()
-    with database.transaction() as transaction:
-        changed = brakes.pause(transaction, "by an operator")
-    _report_brakes(True, changed, "paused" if changed else "was paused already", as_json)
+    _report_brakes(True, operator.pause(database), as_json)
 
 
 @main.command()
@@ -370,10 +379,7 @@ def pause(as_json: bool) -> None:
 def resume(as_json: bool) -> None:
     """Allow commands again and close the breaker."""
     _, database = _stored()
-    with database.transaction() as transaction:
-        changed = brakes.resume(transaction)
-        worklist.look_again_at(transaction, Reason.BRAKE)
-    _report_brakes(False, changed, "resumed" if changed else "nothing held commands back", as_json)
+    _report_brakes(False, operator.resume(database), as_json)
 
 
 @main.command("sweep")
@@ -512,17 +518,6 @@ def _gunicorn_config() -> Path:
     return installed if installed.exists() else Path(__file__).parents[1] / "deploy" / "gunicorn.conf.py"
 
 
-def _recheck(database: Database, transaction: Transaction, package_id: int) -> bool:
-    """Whether the package was known before."""
-    row = worklist.find(transaction, package_id)
-    if row is None:
-        worklist.hint(database, transaction, package_id, "operator")
-    elif row["reason"] == Reason.ACCEPTED_BUT_STILL_PACKED:
-        journal.give_up_open(transaction, package_id)
-    journal.note(transaction, package_id, [Note("operator", "asked to look again" if row else "asked to look")])
-    return row is not None and worklist.recheck(transaction, package_id)
-
-
 def _listed(database: Database, state: str | None, reason: str | None) -> Iterator[sa.RowMapping]:
     """All packages with this state and reason, a page at a time."""
     after = 0
@@ -564,11 +559,11 @@ def _counted(number: int, thing: str = "package") -> str:
     return f"1 {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _report(package_id: int, done: bool, text: str, as_json: bool) -> None:
+def _report(package_id: int, acted: Acted, as_json: bool) -> None:
     if as_json:
-        _print_json({"id": package_id, "done": done, "text": text})
+        _print_json({"id": package_id, "done": acted.done, "text": acted.text})
     else:
-        click.echo(f"{package_id:>10}  {text}")
+        click.echo(f"{package_id:>10}  {acted.text}")
 
 
 def _oms(config: Config, database: Database) -> Oms:
@@ -590,7 +585,7 @@ def _sweep_at_once(sweeper: Sweeper, adopt: bool) -> Swept:
 def _report_swept(swept: Swept, as_json: bool) -> None:
     """What was found. Raises `ConfigurationError` or `OmsUnreachable` where not all could be listed."""
     for one in swept.found:
-        _report(one.package_id, True, one.why, as_json)
+        _report(one.package_id, Acted(True, one.why), as_json)
     click.echo(f"{_counted(swept.listed)} in Packed, {len(swept.found)} to look at", err=True)
     if swept.problem is not None and swept.problem.startswith(FILTER_IGNORED):
         raise ConfigurationError(f"OMS_LIST_FILTER: the OMS ignores it ({swept.problem})")
@@ -598,10 +593,10 @@ def _report_swept(swept: Swept, as_json: bool) -> None:
         raise OmsUnreachable(swept.problem)
 
 
-def _report_brakes(paused: bool, changed: bool, text: str, as_json: bool) -> None:
+def _report_brakes(paused: bool, acted: Acted, as_json: bool) -> None:
     if as_json:
-        _print_json({"paused": paused, "changed": changed})
-    click.echo(text, err=True)
+        _print_json({"paused": paused, "changed": acted.done})
+    click.echo(acted.text, err=True)
 
 
 def _event_type(body: bytes) -> str:
@@ -673,6 +668,25 @@ def _print_explanation(told: dict[str, Any], zone: tzinfo) -> None:
     timeline = [(_local(zone, entry["at"]), entry["kind"], entry["text"]) for entry in told["timeline"]]
     _print_table("Timeline", (), timeline)
     _print_table("Commands", (), [_attempt_cells(zone, attempt) for attempt in told["attempts"]])
+
+
+def _print_shadow(told: dict[str, Any], zone: tzinfo) -> None:
+    since = f" since {_local(zone, told['since'])}" if told["since"] else ""
+    click.echo(f"Would have shipped{since}: {told['would_ship']}")
+    click.echo(f"  {told['agreed']:>6}  agreed: people shipped them too")
+    click.echo(f"  {told['disagreed']:>6}  disagreed: they left Packed otherwise, or a person dismissed them")
+    click.echo(f"  {told['still_packed']:>6}  still Packed: nobody has acted yet")
+    click.echo(f"  {told['withdrawn']:>6}  withdrawn: a check failed, or live mode took them up, before anybody acted")
+    if told["agreed"]:
+        median, total = (timedelta(seconds=round(told["saved_s"][name])) for name in ("median", "total"))
+        click.echo(f"Time saved on those agreed: {median} for the median package, {total} in all")
+    rows = [
+        (str(one["id"]), _local(zone, one["would_ship_at"]), _local(zone, one["at"]), one["what"])
+        for one in told["disagreements"]
+    ]
+    _print_table("Disagreements", ("PACKAGE", "WOULD SHIP", "ENDED", "WHAT HAPPENED"), rows)
+    if rows:
+        click.echo("\nWhere the state it left for means shipped, name that state in SHIPPED_STATUSES.")
 
 
 def _attempt_cells(zone: tzinfo, attempt: Mapping[str, Any]) -> tuple[str, ...]:

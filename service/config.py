@@ -95,6 +95,8 @@ class Config:
     sweep_interval: timedelta
     adopt_max: int
     lease: timedelta
+    admin_token: str = field(repr=False)
+    alert_urls: tuple[str, ...] = field(repr=False)
     display_tz: ZoneInfo
     log_level: str
     log_format: str | None
@@ -169,6 +171,8 @@ def _read(reader: _Reader, default_database: str | None) -> Config:
         sweep_interval=reader.seconds("SWEEP_INTERVAL_S", 300),
         adopt_max=reader.whole("ADOPT_MAX", 20, at_least=0),
         lease=timedelta(seconds=lease_s),
+        admin_token=_header_text(reader, "ADMIN_TOKEN", reader.text("ADMIN_TOKEN")),
+        alert_urls=_alert_urls(reader),
         display_tz=_time_zone(reader),
         log_level=_log_level(reader),
         log_format=_log_format(reader),
@@ -365,6 +369,13 @@ def _rules(reader: _Reader) -> Rules:
     except ConfigurationError as found:
         reader.problem("RULES_FILE", "\nRULES_FILE: ".join(found.problems))
         return Rules()
+
+
+def _alert_urls(reader: _Reader) -> tuple[str, ...]:
+    urls = tuple(reader.text("ALERT_URLS").split())
+    if any("://" not in url for url in urls):
+        reader.problem("ALERT_URLS", "must be Apprise URLs (service://…) with white space between them")
+    return urls
 
 
 def _time_zone(reader: _Reader) -> ZoneInfo:

@@ -33,7 +33,7 @@ from sqlalchemy.sql.expression import Executable
 
 from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnavailable
 
-HEAD = "0002"
+HEAD = "0003"
 # A sender is answered 503 when there was no commit within 5 s.
 PATIENCE_S = 4.5
 # For each process: enough for the web's 8 threads; the looks of a worker share them, as each needs one only for
@@ -238,6 +238,17 @@ workers = sa.Table(
     sa.Column("version", sa.Text, nullable=False),
     sa.Column("started_at", Instant, nullable=False),
     sa.Column("seen_at", Instant, nullable=False),
+)
+
+# For each alert that was ever told: what people heard last, and who is telling them now.
+alerts = sa.Table(
+    "alerts",
+    metadata,
+    sa.Column("alert", sa.Text, primary_key=True),
+    sa.Column("is_open", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("count", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("told_at", Instant),
+    sa.Column("leased_until", Instant),
 )
 
 deployment = sa.Table(

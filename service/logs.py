@@ -30,7 +30,10 @@ _PACKAGE = ("package_id", "reason", "evidence", "episode")
 EVENTS: Mapping[str, Event] = {
     "web.started": Event(logging.INFO, "The web process accepts deliveries.", ("version",)),
     "web.crashed": Event(
-        logging.ERROR, "A defect of ours; the request was answered 500.", ("error", "trace"), alert=True
+        logging.ERROR,
+        "A defect of ours; a request was answered 500, or one look for alerts failed.",
+        ("error", "trace"),
+        alert=True,
     ),
     "worker.started": Event(logging.INFO, "A worker looks for due packages.", ("worker", "version", "mode", "threads")),
     "worker.stopped": Event(
@@ -111,6 +114,17 @@ EVENTS: Mapping[str, Event] = {
     ),
     "brake.changed": Event(
         logging.WARNING, "The OMS made all workers wait, or may be asked again.", ("package_id", "cause"), alert=True
+    ),
+    "operator.acted": Event(
+        logging.INFO,
+        "A person did this to a package or to the brakes; `changed` is false where there was nothing to change.",
+        ("action", "package_id", "changed"),
+    ),
+    "alert.sent": Event(logging.INFO, "People were told that this began, or is over.", ("alert", "notice")),
+    "alert.failed": Event(
+        logging.WARNING,
+        "One entry of `ALERT_URLS` (`target`, counted from 1) was not told; where none was, it is tried again.",
+        ("alert", "target", "cause"),
     ),
     "lease.lost": Event(
         logging.WARNING, "Another worker has the package by now; this one wrote nothing.", ("package_id", "fence")

@@ -24,6 +24,7 @@ SANDBOX_ENVIRONMENT = Path("var/sandbox.json")
 OMS_MARKS = ("OMS_", "OMNITRON_", "SHIP_", "WEBHOOK_")
 _NOT_TAKEN_OVER = (
     *OMS_MARKS,
+    "ALERT_URLS",
     "COMMANDS_GATE",
     "DATABASE_URL",
     "DB_",

@@ -1,4 +1,4 @@
-"""The web process: deliveries in, health out. Nothing here calls the OMS."""
+"""The web process: deliveries in, health out, and the operator's pages. No delivery waits for a call of the OMS."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from flask import Flask, Request, Response, jsonify, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
+from service import api, delivery, inbox, logs
 from service import config as configuration
-from service import delivery, inbox, logs
 from service.config import Config
 from service.database import Database
 from service.delivery import Delivery
-from service.errors import DatabaseUnavailable, DeliveryRejected
+from service.errors import DatabaseUnavailable, DeliveryRejected, OmsUnreachable
 from service.inbox import Receipt
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -65,9 +65,12 @@ def create_app(config: Config | None = None, database: Database | None = None) -
     app.add_url_rule("/livez", "livez", _alive)
     app.add_url_rule("/healthz", "healthz", _alive)
     app.add_url_rule("/readyz", view_func=_readiness(database, turns))
+    if config.admin_token:
+        app.register_blueprint(api.blueprint(config, database, turns.take))
     app.register_error_handler(HTTPException, _refused)
     app.register_error_handler(DeliveryRejected, _rejected)
     app.register_error_handler(DatabaseUnavailable, _unavailable)
+    app.register_error_handler(OmsUnreachable, lambda problem: _error(502, "oms_unreachable"))
     app.register_error_handler(Exception, _crashed)
     return app
 
@@ -136,7 +139,7 @@ def _readiness(database: Database, turns: _Turns) -> Callable[[], Response]:
 
 
 def _refused(problem: HTTPException) -> tuple[Response, int]:
-    reasons = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+    reasons = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 503: "busy"}
     status = problem.code or 500
     return _error(status, reasons.get(status, "refused"))
 

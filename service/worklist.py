@@ -222,6 +222,12 @@ def look_again_at(transaction: Transaction, reason: Reason) -> None:
     transaction.execute(due_now.values(due_at=transaction.now))
 
 
+def is_due(now: datetime | sa.ColumnElement[Any]) -> tuple[sa.ColumnElement[bool], ...]:
+    """The condition for being due and in nobody's hands."""
+    free = sa.or_(packages.c.leased_until.is_(None), packages.c.leased_until <= now)
+    return packages.c.due_at <= now, free
+
+
 def follow_clock(transaction: Transaction) -> timedelta | None:
     """Finds that the database's clock was set back, by heartbeats of the future, and takes every time along.
 
@@ -284,13 +290,8 @@ def _anything_due(database: Database) -> bool:
     """One statement and no lock: most of the time nothing is due."""
     with database.reading() as transaction:
         now = database.statement_time()
-        query = sa.select(packages.c.package_id).where(packages.c.hinted.in_([True, False]), *_is_due(now)).limit(1)
+        query = sa.select(packages.c.package_id).where(packages.c.hinted.in_([True, False]), *is_due(now)).limit(1)
         return transaction.execute(query).first() is not None
-
-
-def _is_due(now: datetime | sa.ColumnElement[Any]) -> tuple[sa.ColumnElement[bool], ...]:
-    free = sa.or_(packages.c.leased_until.is_(None), packages.c.leased_until <= now)
-    return packages.c.due_at <= now, free
 
 
 def _due(transaction: Transaction, *, hinted: bool, most: int) -> list[sa.Row[Any]]:
@@ -298,7 +299,7 @@ def _due(transaction: Transaction, *, hinted: bool, most: int) -> list[sa.Row[An
         return []
     found = transaction.execute(
         sa.select(packages.c.package_id, packages.c.due_at)
-        .where(packages.c.hinted == hinted, *_is_due(transaction.now))
+        .where(packages.c.hinted == hinted, *is_due(transaction.now))
         .order_by(packages.c.due_at)
         .limit(most)
         .with_for_update(skip_locked=True)

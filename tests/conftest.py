@@ -108,7 +108,7 @@ def locked(database_url: str) -> Iterator[None]:
     blocker = Database(database_url)
     with blocker.transaction() as transaction:  # all it takes on SQLite
         if not blocker.is_sqlite:
-            transaction.execute(sa.text("LOCK TABLE deployment, deliveries, packages"))
+            transaction.execute(sa.text("LOCK TABLE brakes, deployment, deliveries, packages"))
         yield
 
 

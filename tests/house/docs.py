@@ -6,16 +6,29 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+from service.alerts import ALERTS
 from service.diagnosis import CHECKS
 from service.explain import MEANINGS
 from service.logs import EVENTS
+from service.metrics import METRICS
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def pages() -> dict[str, str]:
     """Each page's text by its file name."""
-    return {"doctor.md": _doctor(), "logs.md": _logs(), "states.md": _states()}
+    return {
+        "alerts.md": _alerts(),
+        "doctor.md": _doctor(),
+        "logs.md": _logs(),
+        "metrics.md": _metrics(),
+        "states.md": _states(),
+    }
+
+
+def _alerts() -> str:
+    rows = ((f"`{name}`", alert.title, alert.advice, f"`{alert.event}`") for name, alert in ALERTS.items())
+    return _ALERTS + _table(("alert", "what people are told", "what to do", "in the logs"), rows)
 
 
 def _doctor() -> str:
@@ -37,6 +50,14 @@ def _logs() -> str:
         for name, event in EVENTS.items()
     )
     return _LOGS + _table(("event", "level", "what it means", "fields", "alert"), rows)
+
+
+def _metrics() -> str:
+    rows = (
+        (f"`{name}`", metric.kind, " ".join(f"`{label}`" for label in metric.labels), metric.meaning)
+        for name, metric in METRICS.items()
+    )
+    return _METRICS + _table(("metric", "type", "labels", "what it says"), rows)
 
 
 def _states() -> str:
@@ -63,6 +84,31 @@ concerns packages needs one that is in Packed.
 The last column names the places in the code that are marked `ASSUMED:` and are checked against the real OMS here.
 
 This page is made from `service/diagnosis.py` by `python -m tests.house.docs`.
+
+"""
+
+_ALERTS = """\
+# Alerts
+
+With `ALERT_URLS` set ([Apprise](https://github.com/caronc/apprise) URLs with white space between them: mail, chat,
+pager, a webhook of your own) people are told of these, once for all processes, and again when it is over. Nothing about
+the same alert follows within 5 minutes; what is still open is told again after a day, or when it concerns twice as
+many packages. An alert holds constant text, a number and the address of the OMS. The web processes watch, every 10 s.
+A database that cannot be used and a defect of ours (`database.unavailable`, `web.crashed`, `look.crashed`) stand in the
+logs alone.
+
+This page is made from `service/alerts.py` by `python -m tests.house.docs`.
+
+"""
+
+_METRICS = """\
+# Metrics
+
+`GET /metrics` with `Authorization: Bearer ADMIN_TOKEN`, for Prometheus. All of it comes from one query over the
+database, so that it does not matter which web process answers: scrape one address. Alert rules that use it are in
+`deploy/alerts.yml`.
+
+This page is made from `service/metrics.py` by `python -m tests.house.docs`.
 
 """
 

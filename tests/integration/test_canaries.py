@@ -21,16 +21,19 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from service import config as configuration
 from service import explain, sandbox
 from service.cli import main
 from service.database import Database
 from service.logs import EVENTS
 from service.sandbox import Package, Request
+from service.web import create_app
 from tests.conftest import MINIMAL, a_document, signed
 from tests.oms_faults import Fault, FaultyOms, Outcome, answers, hangs, sends, shows, words
 from tests.processes import running, wait_until, web_process
 
 SECRET = "canary-of-a-secret"
+ADMIN_TOKEN = "canary-of-an-admin-token"
 MARKS = re.compile("canary|raven", re.IGNORECASE)
 NOT_FOR_PEOPLE = re.compile("canary(?!-kept)", re.IGNORECASE)
 PERSONAL = {
@@ -124,6 +127,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             "WEBHOOK_SECRETS": f"{SECRET},canary-of-an-older-secret",
             "WEBHOOK_BASIC_AUTH": "canary:canary",
             "WEBHOOK_HEADER": "X-Shop: canary",
+            "ADMIN_TOKEN": ADMIN_TOKEN,
+            "ALERT_URLS": "json://canary:canary@127.0.0.1:9/canary",
             "LOG_LEVEL": "DEBUG",
             "LOG_FORMAT": "json",
             "OMS_TIMEOUT_S": "0.5",
@@ -195,7 +200,7 @@ def _break_everything(scene: Scene, web: str) -> None:
         connection.execute("ALTER TABLE gone RENAME TO deliveries")
     scene.oms.faults["read", BARRED] = answers(401, b'{"detail": "canary"}', WWW_Authenticate="canary")
     assert _deliver(web, _planted(BARRED)) == 202
-    wait_until(lambda: "brake.changed" in scene.printed)
+    wait_until(lambda: "brake.changed" in scene.printed and "alert.failed" in scene.printed)
 
 
 def _planted(package_id: object, **changes: Any) -> dict[str, Any]:
@@ -241,7 +246,7 @@ def test_every_line_is_one_declared_event_with_declared_fields(scene: Scene) -> 
         "web.started", "worker.started", "worker.stopped", "database.unavailable", "look.crashed",
         "delivery.accepted", "delivery.duplicate", "delivery.ignored", "delivery.quarantined", "delivery.rejected",
         "package.shipped", "package.waiting", "package.needs_attention", "read.failed",
-        "command.sending", "command.answered", "brake.changed",
+        "command.sending", "command.answered", "brake.changed", "alert.failed",
     }  # fmt: skip
 
 
@@ -271,6 +276,19 @@ def test_the_command_line_shows_no_secret_and_no_personal_data(scene: Scene, for
     assert "canary-kept" in "".join(shown)
     assert [text for text in shown if NOT_FOR_PEOPLE.search(text)] == []
     assert "raven" in "".join(shown)
+
+
+def test_the_api_and_the_metrics_show_no_secret_and_no_personal_data(scene: Scene) -> None:
+    database = Database(scene.variables["DATABASE_URL"])
+    client = create_app(configuration.load(scene.variables), database).test_client()
+    addresses = ["/metrics", "/api/v1/status", "/api/v1/packages"]
+    addresses += [f"/api/v1/packages/{package_id}" for package_id in (*range(73, 85), BARRED)]
+    answers = [client.get(address, headers={"Authorization": f"Bearer {ADMIN_TOKEN}"}) for address in addresses]
+    database.dispose()
+    assert {answer.status_code for answer in answers} == {200}
+    shown = [answer.text for answer in answers]
+    assert "canary-kept" in "".join(shown)
+    assert [text for text in shown if NOT_FOR_PEOPLE.search(text)] == []
 
 
 @pytest.mark.parametrize(

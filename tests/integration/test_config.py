@@ -61,6 +61,8 @@ def problems_of(environ: Mapping[str, str]) -> list[str]:
         ({"WEBHOOK_ALLOW_UNSIGNED": "0"}, "authentication.secrets", ("s3cr3t",)),
         ({"WEBHOOK_BASIC_AUTH": "oms:p:w"}, "authentication.basic", "oms:p:w"),
         ({"WEBHOOK_HEADER": "X-Key:  a: b "}, "authentication.header", ("X-Key", "a: b")),
+        ({}, "admin_token", ""),
+        ({"ALERT_URLS": " json://a/?x=1,2\n mailto://b "}, "alert_urls", ("json://a/?x=1,2", "mailto://b")),
         ({"DISPLAY_TZ": "UTC"}, "display_tz.key", "UTC"),
         ({}, "public_url", None),
         ({"PUBLIC_URL": "https://autoship.example.com/"}, "public_url", "https://autoship.example.com"),
@@ -153,6 +155,8 @@ def test_default_database_stands_in_only_where_none_is_named() -> None:
         ("WEBHOOK_BASIC_AUTH", "canary", "must be user:password"),
         ("WEBHOOK_HEADER", "canary", "must be Name: value"),
         ("WEBHOOK_HEADER", ": canary", "must be Name: value"),
+        ("ADMIN_TOKEN", "canary\n", "must be printable ASCII without spaces or line breaks around it"),
+        ("ALERT_URLS", "json://h canary", "must be Apprise URLs (service://…) with white space between them"),
         ("PORT", "65536", "must be a whole number from 1 to 65535"),
         ("PORT", "80.5", "must be a whole number from 1 to 65535"),
         ("OMS_TIMEOUT_S", "soon", "must be a number of at least 0.1"),
@@ -235,6 +239,8 @@ def test_redacted_shows_every_variable_with_its_default_and_no_secret() -> None:
             "WEBHOOK_SECRETS": "canary-4,canary-5",
             "WEBHOOK_BASIC_AUTH": "user:canary-6",
             "WEBHOOK_HEADER": "X-Key: canary-7",
+            "ADMIN_TOKEN": "canary-8",
+            "ALERT_URLS": "json://canary-9@h",
             "MODE": "shadow",
         }
     )
@@ -242,8 +248,9 @@ def test_redacted_shows_every_variable_with_its_default_and_no_secret() -> None:
     assert "can@ry" not in repr(shown)
     assert shown["DATABASE_URL"] == "postgresql+psycopg://ayse@db:5433/autoship"
     assert (shown["MODE"], shown["SETTLE_S"], shown["PACKED_STATUS"]) == ("shadow", 3, "500")
-    assert (shown["OMS_TOKEN"], shown["WEBHOOK_SECRETS"], shown["WEBHOOK_HEADER"]) == ("set", "set", "set")
-    of_parts = {**MINIMAL, "DB_HOST": "db", "DB_NAME": "n", "DB_USER": "u", "DB_PASSWORD": "canary-8"}
+    secrets = ("OMS_TOKEN", "WEBHOOK_SECRETS", "WEBHOOK_HEADER", "ADMIN_TOKEN", "ALERT_URLS")
+    assert [shown[name] for name in secrets] == ["set"] * 5
+    of_parts = {**MINIMAL, "DB_HOST": "db", "DB_NAME": "n", "DB_USER": "u", "DB_PASSWORD": "canary-10"}
     assert "canary" not in repr(configuration.redacted(of_parts))
 
 
@@ -254,5 +261,7 @@ def test_configuration_written_to_a_log_by_accident_shows_no_secret() -> None:
         WEBHOOK_SECRETS="canary",
         WEBHOOK_BASIC_AUTH="u:canary",
         WEBHOOK_HEADER="X: canary",
+        ADMIN_TOKEN="canary",
+        ALERT_URLS="json://canary",
     )
     assert "canary" not in repr(config)

@@ -1,0 +1,332 @@
+"""Alerts: what a person should hear of, told once for all processes, and told again when it is over.
+
+Like everything else here they follow the state, not the event: each web process looks at the vitals every few seconds,
+and a row for each alert says what people were told last. Whoever finds a difference takes that row's lease and sends;
+what could not be sent is found again. So the queue is the table, and as long as the table of alerts at most.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import apprise
+import sqlalchemy as sa
+
+from service import logs, vitals
+from service.brakes import BY_OPERATOR, TOKEN_REJECTED
+from service.config import Config
+from service.database import Database, Transaction
+from service.database import alerts as table
+from service.errors import ConfigurationError, DatabaseUnavailable
+from service.policy import CaseState, Reason
+from service.sweep import FILTER_IGNORED
+from service.vitals import Vitals
+
+LOOK_EVERY_S = 10.0
+SEND_WITHIN_S = 20.0
+LEASE = timedelta(seconds=60)
+# Not sooner after the last word about the same alert, so that what comes and goes is not told each time.
+QUIET = timedelta(minutes=5)
+REMIND_AFTER = timedelta(hours=24)
+PILE = 5
+WORKER_SILENT_S = 60.0
+OVERDUE_S = 300.0
+YOUNG = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """What began and what to do. `event`: the line of the logs that tells the same.
+
+    `patience_s`: for how long a process watches before it judges this; what starts together with it needs its time.
+    """
+
+    title: str
+    advice: str
+    event: str
+    count: Callable[[Vitals], int]
+    patience_s: float = 0.0
+
+
+class Notice(StrEnum):
+    """What people are told of an alert."""
+
+    OPEN = "open"
+    OVER = "over"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What people were told last. `count` is how many it concerned."""
+
+    is_open: bool
+    count: int
+    told_at: datetime | None
+    leased_until: datetime | None
+
+
+def _breaker(found: Vitals) -> bool:
+    return found.breaker_opened_at is not None and found.breaker_cause != TOKEN_REJECTED
+
+
+def _token_rejected(found: Vitals) -> bool:
+    return found.breaker_opened_at is not None and found.breaker_cause == TOKEN_REJECTED
+
+
+def _capped(found: Vitals) -> bool:
+    return found.paused_at is not None and found.pause_cause != BY_OPERATOR
+
+
+def _piling_up(found: Vitals) -> int:
+    piled = found.count(CaseState.WAITING, Reason.RETRY_AFTER_REFUSAL, Reason.COMMAND_NOT_OFFERED)
+    return piled if piled >= PILE else 0
+
+
+def _webhooks_silent(found: Vitals) -> int:
+    heard = found.last_webhook_at is not None and found.now - found.last_webhook_at < vitals.UNANNOUNCED_WITHIN
+    return 0 if heard or found.now - found.made_at < YOUNG else found.unannounced
+
+
+def _worker_silent(found: Vitals) -> bool:
+    """Behind a brake for all workers what is due waits without a fault of theirs."""
+    held_off = found.hold_off_until is not None and found.now < found.hold_off_until
+    braked = held_off or found.breaker_opened_at is not None
+    return found.worker_silent_s > WORKER_SILENT_S or (found.oldest_due_s > OVERDUE_S and not braked)
+
+
+ALERTS: Mapping[str, Alert] = {
+    "breaker_open": Alert(
+        "the breaker is open: no command is sent",
+        "Look for brake.changed in the logs for the cause: a right that the token's user lacks, or OMS_BASE_URL "
+        "answering with a redirect. It closes by itself with the first good answer, or with: autoship resume",
+        "brake.changed",
+        _breaker,
+    ),
+    "token_rejected": Alert(
+        "the OMS does not accept the token (401)",
+        "Put in a new OMS_TOKEN and restart; with OMNITRON_* look for login.failed in the logs. Nothing is lost: it "
+        "goes on by itself with the first good answer.",
+        "brake.changed",
+        _token_rejected,
+    ),
+    "oms_unreadable": Alert(
+        "the OMS gives no usable answer",
+        "Look for read.failed and login.failed in the logs, and whether the OMS is up. Nothing is lost and no budget "
+        "is used: it goes on by itself.",
+        "read.failed",
+        lambda found: found.unreadable,
+    ),
+    "hourly_cap": Alert(
+        "paused: SHIP_MAX_PER_HOUR was reached",
+        "Look at what ships: autoship packages --state shipped. Then: autoship resume",
+        "brake.changed",
+        _capped,
+    ),
+    "needs_attention": Alert(
+        "packages wait for a person",
+        "List them with: autoship packages --state needs_attention. autoship explain ID says why and what to do.",
+        "package.needs_attention",
+        lambda found: found.count(CaseState.NEEDS_ATTENTION),
+    ),
+    "refusals": Alert(
+        "the OMS refuses our command, or does not offer it, for several packages",
+        "Compare SHIP_TRANSITION_ID and SHIP_SLUG with Settings > State Transitions in the OMS. The OMS's words: "
+        "autoship explain ID, for one of autoship packages --reason retry_after_refusal or command_not_offered.",
+        "package.waiting",
+        _piling_up,
+    ),
+    "filter_ignored": Alert(
+        "the OMS ignores OMS_LIST_FILTER: the sweep has stopped",
+        "Find the spelling this OMS honours and set OMS_LIST_FILTER. Until then only webhooks announce packages.",
+        "sweep.failed",
+        lambda found: (found.sweep_problem or "").startswith(FILTER_IGNORED),
+    ),
+    "backlog": Alert(
+        "packages that were Packed before Autoship first ran wait for your word",
+        "Look at them with: autoship packages --reason backlog_to_confirm. Ship them all with: autoship sweep --adopt",
+        "sweep.finished",
+        lambda found: found.count(CaseState.WAITING, Reason.BACKLOG_TO_CONFIRM),
+    ),
+    "webhooks_silent": Alert(
+        "no webhook has come for an hour, and the sweep finds packages",
+        "Check that the webhooks are active in the OMS (Settings > Webhooks) and reach this service, and its list of "
+        "undelivered ones. Packages still ship, only later.",
+        "sweep.finished",
+        _webhooks_silent,
+    ),
+    "worker_silent": Alert(
+        "no worker is at work",
+        "Start one (autoship worker), or restart the one that hangs. Deliveries are still accepted and nothing is "
+        "lost; what is due ships when a worker is back.",
+        "worker.silent",
+        _worker_silent,
+        patience_s=WORKER_SILENT_S,
+    ),
+}
+
+
+def judge(found: Vitals) -> dict[str, int]:
+    """The alerts that are open by these vitals, and how many packages each concerns, or 1."""
+    counts = {name: int(alert.count(found)) for name, alert in ALERTS.items()}
+    return {name: count for name, count in counts.items() if count > 0}
+
+
+def notice(told: Told | None, count: int, now: datetime) -> Notice | None:
+    """What people should hear of an alert that concerns `count` by now; None where they know, or are being told."""
+    if told is None or told.told_at is None:
+        quiet, since_told = False, timedelta(0)
+    else:
+        since_told = now - told.told_at
+        quiet = timedelta(0) <= since_told < QUIET
+    leased = told is not None and told.leased_until is not None and now < told.leased_until <= now + LEASE
+    if quiet or leased:
+        return None
+    if told is None or not told.is_open:
+        return Notice.OPEN if count else None
+    if not count:
+        return Notice.OVER
+    return Notice.OPEN if count >= 2 * told.count or since_told >= REMIND_AFTER else None
+
+
+def message(name: str, what: Notice, count: int, oms_base_url: str) -> tuple[str, str]:
+    """Title and text: constants, a number and the address of the OMS, so nothing that is secret or personal."""
+    alert = ALERTS[name]
+    if what is Notice.OVER:
+        return f"Autoship, over: {alert.title}", f"There is nothing more to do.\n\nOMS: {oms_base_url}"
+    concerned = f"Packages concerned: {count}\n\n" if count > 1 else ""
+    return f"Autoship: {alert.title}", f"{concerned}What to do: {alert.advice}\n\nOMS: {oms_base_url}"
+
+
+class Target:
+    """One entry of `ALERT_URLS`. Raises `ConfigurationError` where Apprise cannot send to it, without quoting it."""
+
+    def __init__(self, number: int, url: str) -> None:
+        self._apprise = apprise.Apprise(asset=apprise.AppriseAsset(app_id="Autoship", async_mode=False))
+        if not self._apprise.add(url):
+            raise ConfigurationError(f"ALERT_URLS: Apprise cannot send to entry {number}")
+        self._thread: threading.Thread | None = None
+        self._problem: str | None = None
+
+    def begin(self, what: Notice, title: str, text: str) -> bool:
+        """Begins to send. False while the last sending is still under way: one that hangs keeps its thread."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        self._problem = "too slow"
+        self._thread = threading.Thread(target=self._send, args=(what, title, text), name="alert", daemon=True)
+        self._thread.start()
+        return True
+
+    def problem(self, deadline: float) -> str | None:
+        """Why it is not told by the deadline, a monotonic time; None where it is."""
+        if self._thread is not None:
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+        return self._problem
+
+    def _send(self, what: Notice, title: str, text: str) -> None:
+        kind = apprise.NotifyType.SUCCESS if what is Notice.OVER else apprise.NotifyType.FAILURE
+        try:
+            self._problem = None if self._apprise.notify(text, title, kind) else "not reached or refused"
+        except Exception as problem:  # noqa: BLE001 - a message of the library's may quote the URL, a secret
+            self._problem = type(problem).__name__
+
+
+class Watch:
+    """Compares the vitals with what people were told, and tells them the difference."""
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        send_within_s: float = SEND_WITHIN_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._oms_base_url = config.oms.base_url
+        self._database = database
+        self._targets = targets(config)
+        self._send_within_s = send_within_s
+        self._monotonic = monotonic
+        self._began = monotonic()
+
+    def look(self) -> None:
+        """Looks once. Raises `DatabaseUnavailable`."""
+        found = vitals.read(self._database, count_deliveries=False)
+        counts = judge(found)
+        with self._database.reading() as transaction:
+            rows = transaction.execute(sa.select(table)).mappings()
+            told = {row["alert"]: _told(row) for row in rows}
+        watched_for_s = self._monotonic() - self._began
+        for name, alert in ALERTS.items():
+            count = counts.get(name, 0)
+            due = watched_for_s >= alert.patience_s
+            if due and notice(told.get(name), count, found.now) is not None:
+                self._tell(name, count)
+
+    def run(self, wait: Callable[[float], bool]) -> None:
+        """Looks again and again until `wait(seconds)` is True."""
+        while True:
+            try:
+                self.look()
+            except DatabaseUnavailable as problem:
+                logs.emit("database.unavailable", where="alerts", cause=str(problem))
+            except Exception as problem:  # noqa: BLE001 - the last resort: the next look may well work
+                logs.emit("web.crashed", error=type(problem).__name__, trace=logs.trace_of(problem))
+            if wait(LOOK_EVERY_S):
+                return
+
+    def _tell(self, name: str, count: int) -> None:
+        """Sends under the alert's lease, and writes down what was sent; if that fails, the lease runs out."""
+        with self._database.transaction() as transaction:
+            what = self._take(transaction, name, count)
+        if what is None or not self._send(name, what, count):
+            return
+        with self._database.transaction() as transaction:
+            told = {"is_open": what is Notice.OPEN, "count": count, "told_at": transaction.now, "leased_until": None}
+            transaction.execute(sa.update(table).where(table.c.alert == name).values(told))
+        logs.emit("alert.sent", alert=name, notice=what)
+
+    def _take(self, transaction: Transaction, name: str, count: int) -> Notice | None:
+        """The right to tell it, under the row's lock, or None where another process was faster."""
+        transaction.execute(self._database.insert(table).values(alert=name).on_conflict_do_nothing())
+        mine = sa.select(table).where(table.c.alert == name).with_for_update()
+        told = _told(transaction.execute(mine).mappings().one())
+        what = notice(told, count, transaction.now)
+        if what is not None:
+            leased = sa.update(table).where(table.c.alert == name)
+            transaction.execute(leased.values(leased_until=transaction.now + LEASE))
+        return what
+
+    def _send(self, name: str, what: Notice, count: int) -> bool:
+        """Whether at least one target was told in time; each that was not is logged."""
+        title, text = message(name, what, count, self._oms_base_url)
+        deadline = time.monotonic() + self._send_within_s
+        begun = [target.begin(what, title, text) for target in self._targets]
+        problems = [
+            target.problem(deadline) if has_begun else "still busy with the last one"
+            for target, has_begun in zip(self._targets, begun, strict=True)
+        ]
+        for number, problem in enumerate(problems, 1):
+            if problem is not None:
+                logs.emit("alert.failed", alert=name, target=number, cause=problem)
+        return None in problems
+
+
+def targets(config: Config) -> list[Target]:
+    """Where alerts go. Raises `ConfigurationError`."""
+    return [Target(number, url) for number, url in enumerate(config.alert_urls, 1)]
+
+
+def start(config: Config) -> None:
+    """Watches in a thread of its own for as long as this process lives, if there is anybody to tell."""
+    if config.alert_urls:
+        watch = Watch(config, Database(config.database_url))
+        never = threading.Event()
+        threading.Thread(target=watch.run, args=(never.wait,), name="alerts", daemon=True).start()
+
+
+def _told(row: sa.RowMapping) -> Told:
+    return Told(row["is_open"], row["count"], row["told_at"], row["leased_until"])

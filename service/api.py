@@ -1,0 +1,174 @@
+"""`/api/v1` and `/metrics`: what an operator's programs ask and do, behind `ADMIN_TOKEN`."""
+
+from __future__ import annotations
+
+import hmac
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+from werkzeug.exceptions import BadRequest, NotFound, ServiceUnavailable
+
+from service import explain, metrics, operator, vitals, worklist
+from service.config import Config
+from service.database import Database
+from service.login import credentials
+from service.oms import Oms
+from service.operator import Acted
+from service.policy import CaseState, Reason
+from service.vitals import Vitals
+from service.wire import MAX_ID
+
+PAGE = 100
+MAX_PAGE = 500
+OMS_PATIENCE_S = 5.0
+_PACKAGE = "/api/v1/packages/<int:package_id>"
+
+Turn = Callable[[], AbstractContextManager[None]]
+
+
+def blueprint(config: Config, database: Database, turn: Turn) -> Blueprint:
+    """The pages of operators. `turn` waits for the right to use the database, as everybody does."""
+    pages = _Pages(config, database, turn)
+    api = Blueprint("api", __name__)
+    api.before_request(_bearer_check(config.admin_token))
+    api.after_request(_not_stored)
+    api.add_url_rule("/metrics", view_func=pages.scrape)
+    api.add_url_rule("/api/v1/status", view_func=pages.status)
+    api.add_url_rule("/api/v1/packages", view_func=pages.listed)
+    api.add_url_rule(_PACKAGE, view_func=pages.explained)
+    for path, act in (
+        (f"{_PACKAGE}/recheck", pages.recheck),
+        (f"{_PACKAGE}/dismiss", pages.dismiss),
+        ("/api/v1/control/pause", pages.pause),
+        ("/api/v1/control/resume", pages.resume),
+    ):
+        api.add_url_rule(path, view_func=act, methods=["POST"])
+    return api
+
+
+class _Pages:
+    """The answers."""
+
+    def __init__(self, config: Config, database: Database, turn: Turn) -> None:
+        self._config = config
+        self._database = database
+        self._turn = turn
+        self._oms_is_free = threading.Lock()
+
+    def scrape(self) -> Response:
+        return Response(metrics.render(self._vitals()), content_type=metrics.CONTENT_TYPE)
+
+    def status(self) -> Response:
+        return jsonify(_status(self._vitals(), "live" if self._config.settings.live else "shadow"))
+
+    def listed(self) -> Response:
+        state, reason = _choice("state", CaseState), _choice("reason", Reason)
+        after, limit = _number("cursor", 0, 0, MAX_ID), _number("limit", PAGE, 1, MAX_PAGE)
+        with self._turn(), self._database.reading() as transaction:
+            rows = worklist.listed(transaction, state, reason, after, limit + 1)
+        shown = [explain.listed(row) for row in rows[:limit]]
+        return jsonify(results=shown, next=shown[-1]["id"] if len(rows) > limit else None)
+
+    def explained(self, package_id: int) -> Response:
+        with self._turn():
+            told = explain.stored(self._database, _checked(package_id))
+        if told is None:
+            with self._oms() as oms:
+                told = explain.unseen(self._database, oms, self._config.settings, package_id)
+            if told["would"] is None:
+                raise NotFound
+        return jsonify(told)
+
+    def recheck(self, package_id: int) -> tuple[Response, int]:
+        return self._act_on(operator.recheck, package_id)
+
+    def dismiss(self, package_id: int) -> tuple[Response, int]:
+        return self._act_on(operator.dismiss, package_id)
+
+    def pause(self) -> tuple[Response, int]:
+        return self._brake(operator.pause, paused=True)
+
+    def resume(self) -> tuple[Response, int]:
+        return self._brake(operator.resume, paused=False)
+
+    def _vitals(self) -> Vitals:
+        with self._turn():
+            return vitals.read(self._database)
+
+    def _act_on(self, act: Callable[[Database, int], Acted], package_id: int) -> tuple[Response, int]:
+        with self._turn():
+            acted = act(self._database, _checked(package_id))
+        return jsonify(id=package_id, done=acted.done, text=acted.text), 202
+
+    def _brake(self, act: Callable[[Database], Acted], *, paused: bool) -> tuple[Response, int]:
+        with self._turn():
+            acted = act(self._database)
+        return jsonify(paused=paused, changed=acted.done), 202
+
+    @contextmanager
+    def _oms(self) -> Iterator[Oms]:
+        """A client of the OMS, for one request at a time: who asks for packages never seen must not be its load."""
+        if not self._oms_is_free.acquire(timeout=OMS_PATIENCE_S):
+            raise ServiceUnavailable
+        try:
+            with closing(Oms(self._config.oms, credentials(self._config.oms, self._database))) as oms:
+                yield oms
+        finally:
+            self._oms_is_free.release()
+
+
+def _bearer_check(token: str) -> Callable[[], tuple[Response, int, dict[str, str]] | None]:
+    """Asks for the token as a bearer's; how long that takes says nothing about it."""
+    demanded = token.encode()
+
+    def check() -> tuple[Response, int, dict[str, str]] | None:
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        shown = given.strip().encode("utf-8", "replace")
+        if scheme.lower() == "bearer" and hmac.compare_digest(shown, demanded):
+            return None
+        return jsonify(status="error", reason="unauthorised"), 401, {"WWW-Authenticate": "Bearer"}
+
+    return check
+
+
+def _not_stored(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _status(found: Vitals, mode: str) -> dict[str, Any]:
+    return {
+        "mode": mode,
+        "paused": found.paused_at is not None,
+        "breaker": "closed" if found.breaker_opened_at is None else "open",
+        "counts": {state: found.count(state) for state in CaseState},
+        "deliveries": found.deliveries,
+        "oldest_due_s": found.oldest_due_s,
+        "worker_seen_s": found.worker_seen_s,
+        "last_webhook_at": explain.instant(found.last_webhook_at),
+        "last_sweep_at": explain.instant(found.last_sweep_at),
+    }
+
+
+def _checked(package_id: int) -> int:
+    if not 1 <= package_id <= MAX_ID:
+        raise NotFound
+    return package_id
+
+
+def _choice(name: str, choices: type[CaseState] | type[Reason]) -> str | None:
+    value = request.args.get(name)
+    if value and value not in set(choices):
+        raise BadRequest
+    return value or None
+
+
+def _number(name: str, default: int, least: int, most: int) -> int:
+    text = request.args.get(name) or str(default)
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1
+    if not least <= number <= most:
+        raise BadRequest
+    return number

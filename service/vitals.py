@@ -1,0 +1,157 @@
+"""How the whole service does, from one query over the database, and so the same whichever process is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from service import worklist
+from service.database import (
+    Database,
+    Instant,
+    attempts,
+    brakes,
+    deliveries,
+    deployment,
+    packages,
+    quarantine,
+    sweep,
+    workers,
+)
+from service.policy import Reason
+
+ATTEMPTS_WITHIN = timedelta(hours=24)
+UNANNOUNCED_WITHIN = timedelta(hours=1)
+# With the usual backoff, after some minutes.
+READ_FAILURES = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """Counts and instants; an instant is None where there was none yet.
+
+    `deliveries` counts what was answered 2xx and is kept, repetitions under `duplicate`. `attempts` are those of the
+    last 24 h by outcome, `open` without one. `unannounced`: packages that the sweep alone found within the last hour.
+    `unreadable`: packages whose last six reads or more all failed.
+    """
+
+    now: datetime
+    made_at: datetime
+    packages: Mapping[tuple[str, str | None], int]
+    deliveries: Mapping[str, int]
+    attempts: Mapping[str, int]
+    quarantined: int
+    unannounced: int
+    unreadable: int
+    missed: int
+    oldest_due_at: datetime | None
+    worker_seen_at: datetime | None
+    last_webhook_at: datetime | None
+    last_sweep_at: datetime | None
+    sweep_problem: str | None
+    paused_at: datetime | None
+    pause_cause: str | None
+    breaker_opened_at: datetime | None
+    breaker_cause: str | None
+    hold_off_until: datetime | None
+
+    @property
+    def oldest_due_s(self) -> float:
+        """For how long the oldest due package has waited for a worker."""
+        return 0.0 if self.oldest_due_at is None else self._ago_s(self.oldest_due_at)
+
+    @property
+    def worker_seen_s(self) -> float | None:
+        """How long ago any worker last said that it runs."""
+        return None if self.worker_seen_at is None else self._ago_s(self.worker_seen_at)
+
+    @property
+    def worker_silent_s(self) -> float:
+        """The same, and where no worker ever ran, how old the database is."""
+        return self._ago_s(self.worker_seen_at or self.made_at)
+
+    def count(self, state: str, *reasons: str) -> int:
+        """Packages in this state, with one of these reasons if any are named."""
+        return sum(
+            n for (its, reason), n in self.packages.items() if its == state and (not reasons or reason in reasons)
+        )
+
+    def _ago_s(self, moment: datetime) -> float:
+        return max(0.0, (self.now - moment).total_seconds())
+
+
+def read(database: Database, *, count_deliveries: bool = True) -> Vitals:
+    """The vitals now. Raises `DatabaseUnavailable`.
+
+    Counting the deliveries is what takes time: up to a second for a million of them.
+    """
+    with database.reading() as transaction:
+        now = transaction.now
+        parts = (*_parts(now), *([_counted_deliveries()] if count_deliveries else []))
+        rows = transaction.execute(sa.union_all(*parts)).mappings().all()
+    kept = [row for row in rows if row["part"] == "delivery"]
+    fates = dict.fromkeys(("accepted", "ignored", "quarantined"), 0) | {row["a"]: row["n"] for row in kept}
+    one = {row["part"]: row for row in rows}
+    return Vitals(
+        now=now,
+        made_at=one["made"]["at"],
+        packages={(row["a"], row["b"]): row["n"] for row in rows if row["part"] == "package"},
+        deliveries=fates | {"duplicate": sum(row["m"] - row["n"] for row in kept)},
+        attempts={row["a"]: row["n"] for row in rows if row["part"] == "attempt"},
+        quarantined=one["quarantine"]["n"],
+        unannounced=one["unannounced"]["n"],
+        unreadable=one["unreadable"]["n"],
+        missed=one["sweep"]["n"],
+        oldest_due_at=one["due"]["at"],
+        worker_seen_at=one["worker"]["at"],
+        last_webhook_at=max((row["at"] for row in rows if row["part"] in ("delivery", "newest")), default=None),
+        last_sweep_at=one["sweep"]["at"],
+        sweep_problem=one["sweep"]["a"],
+        paused_at=one["pause"]["at"],
+        pause_cause=one["pause"]["a"],
+        breaker_opened_at=one["breaker"]["at"],
+        breaker_cause=one["breaker"]["a"],
+        hold_off_until=one["hold_off"]["at"],
+    )
+
+
+def _parts(now: datetime) -> tuple[sa.Select[Any], ...]:
+    count = sa.func.count()
+    alone = (packages.c.first_hint == "sweep", packages.c.reason.is_distinct_from(Reason.BACKLOG_TO_CONFIRM))
+    recent_attempts = attempts.c.started_at > now - ATTEMPTS_WITHIN
+    outcome = sa.func.coalesce(attempts.c.outcome, "open")
+    state, newest = (packages.c.state, packages.c.reason), sa.select(sa.func.max(deliveries.c.delivery_id))
+    return (
+        _part("made", at=deployment.c.migrated_at),
+        _part("package", a=state[0], b=state[1], n=count).group_by(*state),
+        _part("newest", at=deliveries.c.last_seen_at).where(deliveries.c.delivery_id == newest.scalar_subquery()),
+        _part("attempt", a=outcome, n=count).where(recent_attempts).group_by(outcome),
+        _part("quarantine", n=sa.func.count(quarantine.c.delivery_id)),
+        _part("unannounced", n=count).where(*alone, packages.c.created_at > now - UNANNOUNCED_WITHIN),
+        _part("unreadable", n=count).where(packages.c.due_at.is_not(None), packages.c.failed_reads >= READ_FAILURES),
+        _part("due", at=sa.func.min(packages.c.due_at)).where(*worklist.is_due(now)),
+        _part("worker", at=sa.func.max(workers.c.seen_at)),
+        _part("sweep", a=sweep.c.problem, n=sweep.c.missed, at=sweep.c.finished_at),
+        _part("pause", a=brakes.c.pause_cause, at=brakes.c.paused_at),
+        _part("breaker", a=brakes.c.breaker_cause, at=brakes.c.breaker_opened_at),
+        _part("hold_off", at=brakes.c.hold_off_until),
+    )
+
+
+def _counted_deliveries() -> sa.Select[Any]:
+    fate, seen = deliveries.c.fate, sa.func.sum(deliveries.c.seen)
+    heard_at = sa.func.max(deliveries.c.last_seen_at)
+    return _part("delivery", a=fate, n=sa.func.count(), m=seen, at=heard_at).group_by(fate)
+
+
+def _part(part: str, **columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """One kind of rows, in the columns that all kinds share."""
+    shared: list[sa.ColumnElement[Any]] = [sa.cast(sa.literal(part), sa.Text).label("part")]
+    for name, kind in (("a", sa.Text), ("b", sa.Text), ("n", sa.BigInteger), ("m", sa.BigInteger)):
+        shared.append(sa.cast(columns.get(name, sa.null()), kind).label(name))
+    moment = sa.cast(columns.get("at", sa.null()), sa.BigInteger)
+    return sa.select(*shared, sa.type_coerce(moment, Instant()).label("at"))

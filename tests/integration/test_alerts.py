@@ -1,0 +1,355 @@
+"""Alerts: told once for all processes, told when it is over, and never in the way of anything else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import responses
+import sqlalchemy as sa
+from requests import PreparedRequest
+
+from service import brakes, operator, up, worklist
+from service.alerts import ALERTS, LEASE, QUIET, REMIND_AFTER, Notice, Told, Watch, judge, message, notice, targets
+from service.brakes import Operation
+from service.config import Config
+from service.database import Database, packages, workers
+from service.errors import ConfigurationError
+from service.logs import EVENTS
+from service.outcome import Unauthorised
+from service.vitals import Vitals
+from tests import commands
+from tests.conftest import MINIMAL, eventually, on_sqlite
+from tests.integration.conftest import Clock
+from tests.processes import wait_until, web_process
+
+# Of a library's optional part, which looks for a module that goes away with Python 3.13.
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+HEALTHY = Vitals(
+    now=NOW,
+    made_at=NOW - timedelta(days=1),
+    packages={("shipped", None): 9, ("waiting", "grace"): 9, ("waiting", "retry_after_refusal"): 2},
+    deliveries={"accepted": 9},
+    attempts={"refused": 9},
+    quarantined=9,
+    unannounced=0,
+    unreadable=0,
+    missed=9,
+    oldest_due_at=NOW - 4 * MINUTE,
+    worker_seen_at=NOW - 59 * SECOND,
+    last_webhook_at=NOW - 59 * MINUTE,
+    last_sweep_at=None,
+    sweep_problem="the list was not answered: ReadFailed",
+    paused_at=None,
+    pause_cause=None,
+    breaker_opened_at=None,
+    breaker_cause=None,
+    hold_off_until=NOW - SECOND,
+)
+SILENT: dict[str, Any] = {"last_webhook_at": NOW - 61 * MINUTE, "unannounced": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "alerts"),
+    [
+        ({}, {}),
+        ({"breaker_opened_at": NOW, "breaker_cause": "the token may not read"}, {"breaker_open": 1}),
+        ({"breaker_opened_at": NOW, "breaker_cause": brakes.TOKEN_REJECTED}, {"token_rejected": 1}),
+        ({"unreadable": 2}, {"oms_unreadable": 2}),
+        ({"paused_at": NOW, "pause_cause": "9 commands within an hour (SHIP_MAX_PER_HOUR)"}, {"hourly_cap": 1}),
+        ({"paused_at": NOW, "pause_cause": brakes.BY_OPERATOR}, {}),
+        (
+            {"packages": {("needs_attention", "refused"): 2, ("needs_attention", "bad_shape"): 1}},
+            {"needs_attention": 3},
+        ),
+        ({"packages": {("waiting", "retry_after_refusal"): 3, ("waiting", "command_not_offered"): 2}}, {"refusals": 5}),
+        ({"packages": {("waiting", "retry_after_refusal"): 4}}, {}),
+        ({"sweep_problem": "filter_ignored: package 7 is not Packed"}, {"filter_ignored": 1}),
+        ({"packages": {("waiting", "backlog_to_confirm"): 7}}, {"backlog": 7}),
+        (SILENT, {"webhooks_silent": 3}),
+        (SILENT | {"last_webhook_at": None}, {"webhooks_silent": 3}),
+        (SILENT | {"unannounced": 0}, {}),
+        (SILENT | {"made_at": NOW - 59 * MINUTE}, {}),
+        ({"worker_seen_at": NOW - 61 * SECOND}, {"worker_silent": 1}),
+        ({"worker_seen_at": None}, {"worker_silent": 1}),
+        ({"worker_seen_at": None, "made_at": NOW - 59 * SECOND}, {}),
+        ({"oldest_due_at": NOW - 6 * MINUTE}, {"worker_silent": 1}),
+        ({"oldest_due_at": NOW - 6 * MINUTE, "hold_off_until": NOW + SECOND}, {}),
+        ({"oldest_due_at": NOW - 6 * MINUTE, "breaker_opened_at": NOW, "breaker_cause": "x"}, {"breaker_open": 1}),
+    ],
+)
+def test_what_is_wrong_opens_its_alert_and_nothing_else(changes: dict[str, Any], alerts: dict[str, int]) -> None:
+    assert judge(replace(HEALTHY, **changes)) == alerts
+
+
+NEVER = Told(is_open=False, count=0, told_at=None, leased_until=None)
+OPEN = Told(is_open=True, count=3, told_at=NOW - QUIET, leased_until=None)
+OVER = replace(OPEN, is_open=False)
+
+
+@pytest.mark.parametrize(
+    ("told", "count", "expected"),
+    [
+        (None, 0, None),
+        (None, 1, Notice.OPEN),
+        (NEVER, 1, Notice.OPEN),
+        (OPEN, 0, Notice.OVER),
+        (OPEN, 3, None),
+        (OPEN, 5, None),
+        (OPEN, 6, Notice.OPEN),
+        (OVER, 0, None),
+        (OVER, 1, Notice.OPEN),
+        (replace(OPEN, told_at=NOW - QUIET + SECOND), 0, None),
+        (replace(OVER, told_at=NOW - QUIET + SECOND), 1, None),
+        (replace(OPEN, told_at=NOW - REMIND_AFTER), 3, Notice.OPEN),
+        (replace(OPEN, leased_until=NOW + SECOND), 0, None),
+        (replace(NEVER, leased_until=NOW + LEASE), 1, None),
+        (replace(NEVER, leased_until=NOW), 1, Notice.OPEN),
+        # After a clock was set back.
+        (replace(OPEN, told_at=NOW + timedelta(days=1)), 0, Notice.OVER),
+        (replace(NEVER, leased_until=NOW + timedelta(days=1)), 1, Notice.OPEN),
+    ],
+)
+def test_people_hear_what_they_do_not_know_yet(told: Told | None, count: int, expected: Notice | None) -> None:
+    assert notice(told, count, NOW) is expected
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_says_what_to_do_and_names_an_event_of_the_logs(name: str) -> None:
+    _, text = message(name, Notice.OPEN, 3, "https://brand-oms.akinon.net")
+    assert f"What to do: {ALERTS[name].advice}" in text
+    assert text.endswith("OMS: https://brand-oms.akinon.net")
+    assert ALERTS[name].event in {*EVENTS, "worker.silent"}
+
+
+# Told over a real Apprise, once for all processes.
+
+
+@pytest.fixture
+def wire() -> Iterator[responses.RequestsMock]:
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as wire:
+        yield wire
+
+
+@pytest.fixture
+def watch_with(
+    configured: Callable[..., Config], store: Database, wire: responses.RequestsMock
+) -> Callable[..., Watch]:
+    """A process that watches, telling these targets."""
+
+    def make(*urls: str, send_within_s: float = 10.0, monotonic: Callable[[], float] = lambda: 0.0) -> Watch:
+        return Watch(configured(ALERT_URLS="\n ".join(urls)), store, send_within_s, monotonic)
+
+    return make
+
+
+ONE, TWO = "json://canary:canary@one.example/canary", "json://two.example/canary"
+AT_ONE, AT_TWO = "http://one.example/canary", "http://two.example/canary"
+
+
+def told(wire: responses.RequestsMock) -> list[str]:
+    """The titles that went out, in order."""
+    bodies = [call.request.body for call in wire.calls]
+    return [json.loads(body or "")["title"] for body in bodies]
+
+
+def open_breaker(store: Database) -> None:
+    with store.transaction() as transaction:
+        brakes.note_answer(transaction, 1, Operation.READ, Unauthorised(401, "canary"))
+
+
+BEGAN = f"Autoship: {ALERTS['token_rejected'].title}"
+IS_OVER = f"Autoship, over: {ALERTS['token_rejected'].title}"
+
+
+@pytest.fixture
+def watched(store: Database, clock: Clock) -> Callable[[Watch, timedelta], None]:
+    """Looks after some time has passed in which a worker was seen."""
+
+    def look(watch: Watch, after: timedelta) -> None:
+        clock.turn(after)
+        with store.transaction() as transaction:
+            seen = {"worker": "a", "version": "1", "started_at": clock.now, "seen_at": clock.now}
+            insert = store.insert(workers).values(seen)
+            insert = insert.on_conflict_do_update(index_elements=["worker"], set_={"seen_at": clock.now})
+            transaction.execute(insert)
+        watch.look()
+
+    return look
+
+
+Look = Callable[[Watch, timedelta], None]
+
+
+def test_an_alert_is_told_once_for_all_processes_and_told_when_it_is_over(
+    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock
+) -> None:
+    wire.post(AT_ONE)
+    first, second = watch_with(ONE), watch_with(ONE)
+    watched(first, SECOND)
+    assert told(wire) == []
+    open_breaker(store)
+    for process in (first, second, first):
+        watched(process, SECOND)
+    assert told(wire) == [BEGAN]
+    operator.resume(store)
+    watched(second, SECOND)
+    assert told(wire) == [BEGAN]
+    for process in (second, first):
+        watched(process, QUIET)
+    assert told(wire) == [BEGAN, IS_OVER]
+
+
+def test_a_process_that_just_started_gives_the_workers_their_time(
+    watch_with: Callable[..., Watch], clock: Clock, wire: responses.RequestsMock
+) -> None:
+    wire.post(AT_ONE)
+    clock.turn(timedelta(hours=2))
+    process = watch_with(ONE, monotonic=lambda: clock.now.timestamp())
+    process.look()
+    clock.turn(59 * SECOND)
+    process.look()
+    assert told(wire) == []
+    clock.turn(SECOND)
+    process.look()
+    assert told(wire) == [f"Autoship: {ALERTS['worker_silent'].title}"]
+
+
+def test_a_clock_that_is_set_back_silences_nothing(
+    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock
+) -> None:
+    wire.post(AT_ONE)
+    open_breaker(store)
+    process = watch_with(ONE)
+    watched(process, SECOND)
+    operator.resume(store)
+    watched(process, -timedelta(days=1))
+    assert told(wire) == [BEGAN, IS_OVER]
+
+
+def test_processes_that_look_at_the_same_moment_tell_it_once(
+    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock
+) -> None:
+    wire.post(AT_ONE)
+    processes = [watch_with(ONE) for _ in range(4)]
+    watched(processes[0], SECOND)
+    open_breaker(store)
+    together = threading.Barrier(4)
+
+    def look(process: Watch) -> None:
+        together.wait(10)
+        process.look()
+
+    threads = [threading.Thread(target=look, args=(process,)) for process in processes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told(wire) == [BEGAN]
+
+
+def test_what_no_target_took_is_sent_again_and_one_target_is_enough(
+    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    caplog.set_level(logging.DEBUG)
+    refusing, taking = wire.post(AT_ONE, status=500, body="canary"), wire.post(AT_TWO, status=503)
+    process = watch_with(ONE, TWO)
+    watched(process, SECOND)
+    open_breaker(store)
+    watched(process, SECOND)
+    watched(process, LEASE - SECOND)
+    assert (refusing.call_count, taking.call_count) == (1, 1)
+    wire.replace(responses.POST, AT_TWO, status=200)
+    watched(process, SECOND)
+    watched(process, LEASE)
+    assert (refusing.call_count, len(wire.calls)) == (2, 4)
+    logged = [record for record in caplog.records if record.name == "autoship"]
+    assert [record.getMessage() for record in logged].count("alert.failed") == 3
+    assert "canary" not in str([record.__dict__ for record in logged])
+
+
+def test_a_target_that_hangs_delays_no_other_and_is_given_one_thread_only(
+    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    release, hanging = threading.Event(), list[str]()
+
+    def hang(request: PreparedRequest) -> tuple[int, dict[str, str], str]:
+        hanging.append(threading.current_thread().name)
+        release.wait(60)
+        return 200, {}, ""
+
+    wire.add_callback(responses.POST, AT_ONE, callback=hang)
+    taking = wire.post(AT_TWO)
+    process = watch_with(ONE, TWO, send_within_s=0.5)
+    watched(process, SECOND)
+    open_breaker(store)
+    watched(process, SECOND)
+    operator.resume(store)
+    watched(process, QUIET)
+    assert (len(hanging), taking.call_count) == (1, 2)
+    causes = [record.__dict__["fields"]["cause"] for record in caplog.records if "alert.failed" in record.getMessage()]
+    assert causes == ["too slow", "still busy with the last one"]
+    release.set()
+    eventually(lambda: all(thread.name != "alert" for thread in threading.enumerate()))
+
+
+def test_what_apprise_cannot_send_to_is_refused_at_the_start_and_not_quoted(
+    configured: Callable[..., Config],
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"^ALERT_URLS: Apprise cannot send to entry 2$"):
+        targets(configured(ALERT_URLS=f"{ONE} canary://canary"))
+    with pytest.raises(ConfigurationError, match=r"^ALERT_URLS: must be") as refused:
+        configured(ALERT_URLS="canary")
+    assert "canary" not in str(refused.value)
+
+
+@on_sqlite
+def test_the_web_process_tells_a_real_target_and_refuses_one_it_does_not_know(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    heard: list[dict[str, Any]] = []
+
+    class Target(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with database.transaction() as transaction:
+        worklist.put_in_backlog(database, transaction, 73)
+        transaction.execute(sa.update(packages).values(number="canary"))
+    variables = {**MINIMAL, "DATABASE_URL": database_url}
+    refused = commands.autoship("web", cwd=tmp_path, **variables, ALERT_URLS="canary://canary")
+    assert (refused.code, refused.err) == (2, "autoship: ALERT_URLS: Apprise cannot send to entry 1\n")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Target) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"json://user:canary@127.0.0.1:{server.server_port}/canary"
+        with web_process({**variables, "ALERT_URLS": url}, tmp_path):
+            wait_until(lambda: heard)
+        server.shutdown()
+    assert heard[0]["title"] == f"Autoship: {ALERTS['backlog'].title}"
+    assert "canary" not in json.dumps(heard) + "".join(path.read_text() for path in tmp_path.glob("web.*"))
+
+
+def test_a_sandbox_alerts_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    up.SANDBOX_ENVIRONMENT.parent.mkdir()
+    up.SANDBOX_ENVIRONMENT.write_text('{"PORT": "1"}', encoding="utf-8")
+    environ = {"ALERT_URLS": ONE, "ADMIN_TOKEN": "x"}
+    assert up.sandbox_environment(environ) == {"ADMIN_TOKEN": "x", "PORT": "1"}

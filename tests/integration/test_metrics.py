@@ -1,0 +1,180 @@
+"""`/metrics`: what Prometheus can read, right whichever process is asked, and what the alert rules rest on."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import metrics, operator, vitals
+from service.database import Database, attempts, packages, sweep, workers
+from service.metrics import METRICS
+from service.web import create_app
+from tests.conftest import a_document, deliver
+from tests.integration.conftest import Clock, Floor
+from tests.oms_faults import answers
+
+RULES = Path(__file__).parents[2] / "deploy" / "alerts.yml"
+BEARER = {"Authorization": "Bearer admin-token"}
+
+Samples = dict[tuple[str, tuple[str, ...]], float]
+
+
+def samples(text: str) -> Samples:
+    """Every sample of a scrape by its name and the values of its labels."""
+    families = list(text_string_to_metric_families(text))
+    return {(one.name, tuple(one.labels.values())): float(one.value) for family in families for one in family.samples}
+
+
+def scrape(floor: Floor) -> str:
+    answer = create_app(floor.config, floor.store).test_client().get("/metrics", headers=BEARER)
+    assert answer.content_type == "text/plain; version=0.0.4; charset=utf-8"
+    return answer.text
+
+
+@pytest.fixture
+def busy(floor_with: Callable[..., Floor], clock: Clock) -> Floor:
+    """A service in which something of everything has happened, an hour ago."""
+    floor = floor_with(ADMIN_TOKEN="admin-token")
+    client = create_app(floor.config, floor.store).test_client()
+    for package_id in (1, 2):
+        floor.oms.create(package_id, ["500"], state="500")
+    with floor.store.transaction() as transaction:
+        long_ago = {"package_id": 9, "episode": 1, "fence": 1, "started_at": clock.now - timedelta(hours=24)}
+        transaction.execute(sa.insert(attempts).values(**long_ago, deadline_at=clock.now, outcome="refused"))
+        row = {"worker": "a", "version": "1", "started_at": clock.now, "seen_at": clock.now}
+        transaction.execute(sa.insert(workers).values(row))
+        transaction.execute(sa.update(sweep).values(finished_at=clock.now, missed=3))
+    for _ in range(2):
+        deliver(client, a_document(1))
+    assert floor.run(1)["state"] == "shipped"
+    operator.pause(floor.store)
+    deliver(client, a_document(2, uuid="2" * 32))
+    floor.look()
+    deliver(client, a_document("x", uuid="3" * 32))
+    clock.now = floor.due_at(2) or clock.now
+    clock.turn(timedelta(seconds=30))
+    return floor
+
+
+def test_a_scrape_counts_everything_once(busy: Floor, clock: Clock) -> None:
+    found = samples(scrape(busy))
+    assert {one for one in found if one[0] == "autoship_packages"} == {
+        ("autoship_packages", ("shipped", "")),
+        ("autoship_packages", ("waiting", "brake")),
+    }
+    fates = {labels[0]: count for (name, labels), count in found.items() if name == "autoship_deliveries"}
+    assert fates == {"accepted": 2, "duplicate": 1, "ignored": 0, "quarantined": 1}
+    outcomes = {labels[0]: count for (name, labels), count in found.items() if name == "autoship_attempts"}
+    assert outcomes == {"accepted": 1}
+    assert found["autoship_quarantined", ()] == 1
+    assert found["autoship_oldest_due_seconds", ()] == 30
+    assert found["autoship_worker_seen_seconds", ()] > 30
+    assert 0 < found["autoship_last_webhook_timestamp_seconds", ()] < clock.now.timestamp()
+    assert found["autoship_missed_webhooks_total", ()] == 3
+    assert (found["autoship_paused", ()], found["autoship_breaker_open", ()]) == (1, 0)
+
+
+def test_every_process_tells_the_same(busy: Floor, clock: Clock, database_url: str) -> None:
+    another = Database(database_url, clock=clock)
+    assert metrics.render(vitals.read(another)) == scrape(busy)
+    another.dispose()
+
+
+def test_an_empty_database_has_every_metric_with_what_it_means(database: Database) -> None:
+    families = list(text_string_to_metric_families(metrics.render(vitals.read(database))))
+    told = {(one.name.removesuffix("_total"), one.type, one.documentation) for one in families}
+    assert told == {(name.removesuffix("_total"), one.kind, one.meaning) for name, one in METRICS.items()}
+
+
+def test_a_package_counts_as_unreadable_after_six_failed_reads_and_until_one_succeeds(floor: Floor) -> None:
+    floor.oms.create(73)
+    floor.oms.always("read", answers(500))
+    floor.hint(73)
+    told: list[int] = []
+    while len(told) < 6:
+        floor.clock.now = floor.due_at(73) or floor.clock.now
+        floor.look()
+        told.append(vitals.read(floor.store).unreadable)
+    assert told == [0, 0, 0, 0, 0, 1]
+    floor.oms.always("read", None)
+    floor.clock.now = floor.due_at(73) or floor.clock.now
+    floor.look()
+    assert vitals.read(floor.store).unreadable == 0
+
+
+def test_what_a_newer_version_wrote_cannot_break_the_format(busy: Floor) -> None:
+    strange = 'a"b\\c\nd'
+    with busy.store.transaction() as transaction:
+        transaction.execute(sa.update(packages).where(packages.c.package_id == 1).values(state=strange))
+    assert samples(scrape(busy))["autoship_packages", (strange, "")] == 1
+
+
+# The alert rules that come with it.
+
+
+def rules() -> list[dict[str, Any]]:
+    document = yaml.safe_load(RULES.read_text(encoding="utf-8"))
+    [group] = document["groups"]
+    return list(group["rules"])
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+def test_an_alert_rule_asks_metrics_and_labels_that_exist_and_says_what_to_do(rule: dict[str, Any]) -> None:
+    asked = set(re.findall(r"autoship_\w+", rule["expr"]))
+    assert asked <= set(METRICS)
+    assert asked or rule["expr"].startswith("up{")
+    labels = {label for name in asked for label in METRICS[name].labels}
+    assert set(re.findall(r"(\w+)=~?\"", rule["expr"])) - {"job"} <= labels
+    assert set(rule["annotations"]) == {"summary", "action"}
+    assert rule["labels"]["severity"] in ("critical", "warning", "info")
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_accepts_a_scrape_and_the_alert_rules(busy: Floor) -> None:
+    checks: list[tuple[list[str], str]] = [(["metrics"], scrape(busy)), (["rules", str(RULES)], "")]
+    for arguments, given in checks:
+        checked = subprocess.run(
+            ["promtool", "check", *arguments], input=given, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (checked.returncode, checked.stderr) == (0, ""), checked
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_the_alert_rules_fire_on_a_real_scrape_for_what_is_wrong_and_for_nothing_else(
+    busy: Floor, clock: Clock, tmp_path: Path
+) -> None:
+    clock.turn(timedelta(minutes=10))
+    named = {name: METRICS[name].labels if name in METRICS else () for name, _ in samples(scrape(busy))}
+    series = [
+        {"series": name + "{" + ",".join(f'{k}="{v}"' for k, v in zip(named[name], values, strict=True)) + "}",
+         "values": f"{number:.3f}+0x180"}
+        for (name, values), number in samples(scrape(busy)).items()
+    ]  # fmt: skip
+    wrong = ("AutoshipDown", "AutoshipNoWorker", "AutoshipOverdue", "AutoshipPaused", "AutoshipQuarantine")
+    firing = {
+        "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+        "eval_time": "2h",
+        "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in wrong],
+    }
+    down = {"series": 'up{job="autoship"}', "values": "0+0x180"}
+    test = {"interval": "1m", "input_series": [*series, down], "promql_expr_test": [firing]}
+    document = {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    checked = subprocess.run(
+        ["promtool", "test", "rules", str(tmp_path / "test.yml")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
