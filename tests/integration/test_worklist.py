@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -14,6 +15,7 @@ from service.database import Database, workers
 from service.outcome import Ambiguous, Command, CommandAnswer, NotSent, Throttled, Unauthorised
 from service.policy import CaseState, NotFound, ReadFailed, Reading, Reason
 from service.worklist import Claim
+from tests.conftest import eventually, on_postgresql
 from tests.integration.conftest import Clock
 
 LEASE = timedelta(seconds=60)
@@ -255,10 +257,29 @@ def test_behind_an_open_breaker_one_probe_at_a_time_is_admitted(store: Database,
 def test_a_learned_shipped_value_needs_three_packages(store: Database) -> None:
     for package_id in (1, 1, 2):
         with store.transaction() as transaction:
-            journal.learn_shipped(transaction, package_id, "737")
+            journal.learn_shipped(store, transaction, package_id, "737")
     with store.reading() as transaction:
         assert journal.shipped_values_learned(transaction) == frozenset()
     with store.transaction() as transaction:
-        journal.learn_shipped(transaction, 3, "737")
+        journal.learn_shipped(store, transaction, 3, "737")
     with store.reading() as transaction:
         assert journal.shipped_values_learned(transaction) == {"737"}
+
+
+@on_postgresql
+def test_a_zombie_and_its_heir_may_learn_from_one_package_at_the_same_moment(store: Database) -> None:
+    def learn() -> None:
+        with store.transaction() as transaction:
+            journal.learn_shipped(store, transaction, 73, "737")
+
+    def waits() -> bool:
+        query = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        with store.reading() as transaction:
+            return bool(transaction.execute(query).scalar_one() == 1)
+
+    with ThreadPoolExecutor() as pool:
+        with store.transaction() as transaction:
+            journal.learn_shipped(store, transaction, 73, "737")
+            heir = pool.submit(learn)
+            eventually(waits)
+        heir.result(timeout=30)
