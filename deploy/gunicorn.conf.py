@@ -3,8 +3,9 @@ add web processes by the platform's own means."""
 
 import os
 
-from service import __version__, logs
+from service import __version__, logs, watch
 from service import config as configuration
+from service.database import Database
 
 bind = f"0.0.0.0:{os.environ.get('PORT') or '8008'}"
 worker_class = "service.server.Worker"
@@ -28,5 +29,6 @@ def on_starting(server: object) -> None:
 
 
 def post_worker_init(worker: object) -> None:
-    """Tells that deliveries are accepted from now on."""
+    """Tells that deliveries are accepted from now on, and watches over the workers."""
     logs.emit("web.started", version=__version__)
+    watch.start(Database(configuration.load(configuration.environment()).database_url))

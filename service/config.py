@@ -86,6 +86,7 @@ class Config:
     sweep_interval: timedelta
     adopt_max: int
     lease: timedelta
+    retention: timedelta
     display_tz: ZoneInfo
     log_level: str
     log_format: str | None
@@ -159,6 +160,7 @@ def _read(reader: _Reader, default_database: str | None) -> Config:
         sweep_interval=reader.seconds("SWEEP_INTERVAL_S", 300),
         adopt_max=reader.whole("ADOPT_MAX", 20, at_least=0),
         lease=timedelta(seconds=lease_s),
+        retention=timedelta(days=reader.whole("RETENTION_DAYS", 90, at_least=1, at_most=36500)),
         display_tz=_time_zone(reader),
         log_level=_log_level(reader),
         log_format=_log_format(reader),
