@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from service import brakes, journal, worklist
 from service.brakes import Operation
-from service.database import Database, workers
+from service.database import Database, login, sweep, workers
 from service.outcome import Ambiguous, Command, CommandAnswer, NotSent, Throttled, Unauthorised
 from service.policy import CaseState, NotFound, ReadFailed, Reading, Reason
 from service.worklist import Claim
@@ -201,6 +201,22 @@ def test_after_a_clock_was_set_back_everything_is_due_as_soon_as_before(store: D
     assert due_at(store, 73) == clock.now + timedelta(hours=1)
     clock.turn(timedelta(minutes=15))
     assert set(claim(store)) == {74, 75}
+
+
+def test_after_a_clock_was_set_back_a_login_and_the_count_of_what_was_missed_wait_no_longer_than_before(
+    store: Database, clock: Clock
+) -> None:
+    with store.transaction() as transaction:
+        worker = {"worker": "w", "version": "1", "started_at": clock.now, "seen_at": clock.now}
+        transaction.execute(sa.insert(workers).values(worker))
+        transaction.execute(sa.update(login).values(leased_until=clock.now + 12 * SECOND))
+        transaction.execute(sa.update(sweep).values(missed_until=clock.now))
+    clock.turn(-timedelta(days=1))
+    with store.transaction() as transaction:
+        worklist.follow_clock(transaction)
+        leased_until = transaction.execute(sa.select(login.c.leased_until)).scalar()
+        missed_until = transaction.execute(sa.select(sweep.c.missed_until)).scalar()
+    assert (leased_until, missed_until) == (clock.now + 12 * SECOND, clock.now)
 
 
 @pytest.mark.parametrize("said", [ReadFailed("ReadTimeout"), Ambiguous("ReadTimeout"), NotSent("ConnectTimeout")])
