@@ -82,10 +82,11 @@ def client(app: Flask) -> FlaskClient:
 @contextmanager
 def locked(database_url: str) -> Iterator[None]:
     """Another process in the middle of a write that does not end."""
-    blocker = Database(database_url)
+    blocker = Database(database_url, patience_s=60)
     with blocker.transaction() as transaction:  # all it takes on SQLite
         if not blocker.is_sqlite:
-            transaction.execute(sa.text("LOCK TABLE deployment, deliveries, packages"))
+            # In this order, as a delivery asks for its package first.
+            transaction.execute(sa.text("LOCK TABLE packages, deliveries, deployment"))
         yield
 
 
