@@ -69,7 +69,8 @@ def keep_watch(database: Database, monotonic: Callable[[], float], wait: Callabl
         try:
             watched = watched.after(_signs(database), monotonic())
         except DatabaseUnavailable:
-            watched = replace(watched, heard_at=monotonic(), on_time_at=monotonic())
+            if told is None:  # an outage is no silence, nor the end of one
+                watched = replace(watched, heard_at=monotonic(), on_time_at=monotonic())
             continue
         cause = silence(watched, monotonic())
         if cause == told:

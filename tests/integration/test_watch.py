@@ -109,22 +109,23 @@ def test_a_package_that_is_late_is_told_of_and_that_its_worker_dies_too(
     assert told(caplog) == [("worker.silent", BEHIND), ("worker.silent", DEAD)]
 
 
-def test_a_database_that_cannot_be_asked_is_no_silence(
-    store: Database, clock: Clock, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("gone_at", "said"), [(20.0, []), (100.0, [("worker.silent", DEAD)])], ids=["no silence", "no end"]
+)
+def test_a_database_that_cannot_be_asked_is_no_silence_and_no_end_of_one(
+    store: Database, clock: Clock, caplog: pytest.LogCaptureFixture, gone_at: float, said: list[tuple[str, str]]
 ) -> None:
     caplog.set_level("INFO", "autoship")
-    hint(store, 73)
     beat(store)
-    clock.turn(timedelta(minutes=10))
-    gone = sa.text("ALTER TABLE workers RENAME TO gone"), sa.text("ALTER TABLE gone RENAME TO workers")
 
-    def run(statement: sa.TextClause) -> None:
+    def rename(table: str, name: str) -> None:
         with store.transaction() as transaction:
-            transaction.execute(statement)
+            transaction.execute(sa.text(f"ALTER TABLE {table} RENAME TO {name}"))
 
-    minutes = Minutes(280, {20.0: lambda: run(gone[0]), 240.0: lambda: run(gone[1])})
+    happens = {gone_at: lambda: rename("workers", "gone"), 240.0: lambda: rename("gone", "workers")}
+    minutes = Minutes(280, happens)
     watch.keep_watch(store, minutes.monotonic, minutes.wait)
-    assert told(caplog) == []
+    assert told(caplog) == said
 
 
 def test_the_web_process_says_that_no_worker_runs_and_that_one_came(database_url: str, tmp_path: Path) -> None:
