@@ -3,8 +3,9 @@ add web processes by the platform's own means."""
 
 import os
 
-from service import __version__, alerts, logs
+from service import __version__, alerts, logs, watch
 from service import config as configuration
+from service.database import Database
 
 bind = f"0.0.0.0:{os.environ.get('PORT') or '8008'}"
 worker_class = "service.server.Worker"
@@ -30,4 +31,6 @@ def on_starting(server: object) -> None:
 def post_worker_init(worker: object) -> None:
     """Tells that deliveries are accepted from now on, and begins to watch for what people should hear of."""
     logs.emit("web.started", version=__version__)
-    alerts.start(configuration.load(configuration.environment()))
+    config = configuration.load(configuration.environment())
+    watch.start(Database(config.database_url))
+    alerts.start(config)

@@ -146,7 +146,7 @@ class Attendant:
         if attempt is not None and (verdict.resolution is not None or verdict.read_back):
             journal.record_read_back(transaction, attempt, verdict.resolution)
         if verdict.learned is not None and not self.settings.shipped_statuses:
-            journal.learn_shipped(transaction, view.case.package_id, verdict.learned)
+            journal.learn_shipped(self.database, transaction, view.case.package_id, verdict.learned)
 
     # The command gate: the last thing before a send. Lease and fence are checked by `worklist.renew`.
 

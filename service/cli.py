@@ -22,9 +22,11 @@ from service import (
     doctor,
     explain,
     hooks,
+    inbox,
     logs,
     operator,
     register,
+    retention,
     rules,
     sandbox,
     sender,
@@ -40,6 +42,7 @@ from service.delivery import Authentication
 from service.diagnosis import Finding, Judgement
 from service.errors import AutoshipError, ConfigurationError, DatabaseOutdated, DatabaseUnavailable, OmsUnreachable
 from service.hooks import Plan, Step
+from service.inbox import Receipt
 from service.login import credentials
 from service.oms import Oms
 from service.operator import Acted
@@ -431,6 +434,69 @@ def register_command(context: click.Context, check: bool, at_once: bool, yes: bo
 
 
 @main.command()
+@_json_option
+def prune(as_json: bool) -> None:
+    """Delete now what is older than RETENTION_DAYS, as a worker does every hour."""
+    config, database = _stored()
+    deleted = retention.prune(database, config.retention, _pause)
+    if as_json:
+        _print_json(deleted)
+    else:
+        click.echo("\n".join(f"{name:<12} {rows}" for name, rows in deleted.items()))
+
+
+# Deliveries nobody can work with.
+
+
+@main.group("quarantine", invoke_without_command=True)
+@_json_option
+@click.pass_context
+def quarantine_group(context: click.Context, as_json: bool) -> None:
+    """List, show or retry authentic deliveries that cannot be worked with."""
+    if context.invoked_subcommand is None:
+        _list_quarantine(as_json)
+
+
+@quarantine_group.command("list")
+@_json_option
+def quarantine_list(as_json: bool) -> None:
+    """List them with the reason of each."""
+    _list_quarantine(as_json)
+
+
+@quarantine_group.command("show")
+@click.argument("delivery_id", type=_PACKAGE_ID)
+@_json_option
+def quarantine_show(delivery_id: int, as_json: bool) -> None:
+    """Print the body of one."""
+    _, database = _stored()
+    with database.reading() as transaction:
+        body = inbox.kept_body(transaction, delivery_id)
+    if body is None:
+        raise click.ClickException(f"there is no body of a quarantined delivery {delivery_id}")
+    click.echo("a webhook's body may hold personal data: keep it to yourself", err=True)
+    if as_json:
+        _print_json({"id": delivery_id, "body": body.decode(errors="replace")})
+    else:
+        click.echo(body)
+
+
+@quarantine_group.command("retry")
+@click.argument("delivery_ids", type=_PACKAGE_ID, nargs=-1, required=True)
+@_yes_option
+@_json_option
+def quarantine_retry(delivery_ids: Sequence[int], yes: bool, as_json: bool) -> None:
+    """Read bodies again as if they were delivered now, as after an upgrade."""
+    config, database = _stored()
+    if len(delivery_ids) > 1:
+        _ask(f"retry {len(delivery_ids)} deliveries", yes)
+    for delivery_id in delivery_ids:
+        receipt = inbox.retry(database, delivery_id, config.settings)
+        done = receipt is not None and receipt.status != "quarantined"
+        _report(delivery_id, Acted(done, _became(receipt)), as_json)
+
+
+@main.command()
 @click.argument("file", type=click.File("rb"))
 @click.option("--send", "url", help="Send it to this URL and print the answer's status.")
 @_json_option
@@ -451,6 +517,35 @@ def sign(file: BinaryIO, url: str | None, as_json: bool) -> None:
 
 
 # What the commands share.
+
+
+def _list_quarantine(as_json: bool) -> None:
+    config, database = _stored()
+    with database.reading() as transaction:
+        rows = inbox.quarantined(transaction)
+    for row in rows:
+        told = {"id": row["delivery_id"], "received_at": explain.instant(row["received_at"])}
+        told |= {name: row[name] for name in ("reason", "event_type", "seen", "body_bytes")}
+        if as_json:
+            _print_json(told)
+        else:
+            body = "body not kept" if row["body_bytes"] is None else f"{row['body_bytes']} bytes"
+            at = _local(config.display_tz, told["received_at"])
+            click.echo(
+                f"{row['delivery_id']:>10}  {at}  {row['reason']:<16} {body:<13}  {row['event_type'] or ''}".rstrip()
+            )
+    click.echo("1 delivery" if len(rows) == 1 else f"{len(rows)} deliveries", err=True)
+
+
+def _became(receipt: Receipt | None) -> str:
+    """What came of a retried delivery."""
+    if receipt is None:
+        return "no such delivery in quarantine, or its body was not kept"
+    if receipt.status == "quarantined":
+        return f"still cannot be worked with: {receipt.reason}"
+    if receipt.status == "ignored":
+        return f"package {receipt.package_id}: ignored, {receipt.reason}"
+    return f"package {receipt.package_id} is looked at"
 
 
 def _demanded(required: Authentication) -> dict[str, str]:

@@ -97,6 +97,7 @@ class Config:
     lease: timedelta
     admin_token: str = field(repr=False)
     alert_urls: tuple[str, ...] = field(repr=False)
+    retention: timedelta
     display_tz: ZoneInfo
     log_level: str
     log_format: str | None
@@ -173,6 +174,7 @@ def _read(reader: _Reader, default_database: str | None) -> Config:
         lease=timedelta(seconds=lease_s),
         admin_token=_header_text(reader, "ADMIN_TOKEN", reader.text("ADMIN_TOKEN")),
         alert_urls=_alert_urls(reader),
+        retention=timedelta(days=reader.whole("RETENTION_DAYS", 90, at_least=1, at_most=36500)),
         display_tz=_time_zone(reader),
         log_level=_log_level(reader),
         log_format=_log_format(reader),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
+from service import delivery as boundary
 from service import policy, worklist
 from service.database import Database, Transaction, deliveries, packages, quarantine
 from service.delivery import Delivery, Unusable
+from service.errors import DeliveryRejected
 from service.policy import CaseState, Reason, Settings
 
 MAX_QUARANTINED_BODIES = 1000
@@ -58,6 +61,48 @@ def put_aside(database: Database, unusable: Unusable, body: bytes) -> Receipt:
     return Receipt("duplicate" if duplicate else "quarantined", unusable.event_uuid, None, unusable.reason)
 
 
+def quarantined(transaction: Transaction) -> Sequence[sa.RowMapping]:
+    """Deliveries nobody can work with, oldest first; `body_bytes` is None where the body was not kept."""
+    body_bytes = sa.func.length(quarantine.c.body).label("body_bytes")
+    joined = deliveries.outerjoin(quarantine, quarantine.c.delivery_id == deliveries.c.delivery_id)
+    query = sa.select(deliveries, body_bytes).select_from(joined).where(deliveries.c.fate == "quarantined")
+    return transaction.execute(query.order_by(deliveries.c.delivery_id)).mappings().all()
+
+
+def kept_body(transaction: Transaction, delivery_id: int) -> bytes | None:
+    """The body of a quarantined delivery as it came, if it was kept."""
+    query = sa.select(quarantine.c.body).where(quarantine.c.delivery_id == delivery_id)
+    body: bytes | None = transaction.execute(query).scalar()
+    return body
+
+
+def retry(database: Database, delivery_id: int, settings: Settings) -> Receipt | None:
+    """Reads a quarantined body again as if it were delivered now; its row gets the new fate.
+
+    None where there is no such body. The row keeps its uuid: another delivery may have brought the same one by now.
+    Raises `DatabaseUnavailable`, and then nothing has changed.
+    """
+    with database.transaction() as transaction:
+        mine = deliveries.c.delivery_id == delivery_id
+        secret_index = transaction.execute(sa.select(deliveries.c.secret_index).where(mine).with_for_update()).scalar()
+        body = kept_body(transaction, delivery_id)
+        if body is None:
+            return None
+        read = _read_again(body, secret_index)
+        if isinstance(read, Unusable):
+            transaction.execute(sa.update(deliveries).where(mine).values(reason=read.reason))
+            return Receipt("quarantined", read.event_uuid, None, read.reason)
+        state, reason = _standing(transaction, read.package_id)
+        ignored = policy.hint(read, state, reason, settings)
+        row = _row(read, "ignored" if ignored else "accepted", ignored)
+        del row["event_uuid"]
+        transaction.execute(sa.update(deliveries).where(mine).values(row))
+        transaction.execute(sa.delete(quarantine).where(quarantine.c.delivery_id == delivery_id))
+        if ignored is None:
+            worklist.hint(database, transaction, read.package_id, "webhook")
+    return Receipt(row["fate"], read.event_uuid, read.package_id, ignored)
+
+
 def signed_event(transaction: Transaction, package_id: int, event_type: str, since: datetime | None = None) -> bool:
     """Whether a signed delivery of this type first arrived at all, or at or after `since`."""
     query = (
@@ -69,6 +114,13 @@ def signed_event(transaction: Transaction, package_id: int, event_type: str, sin
     if since is not None:
         query = query.where(deliveries.c.received_at >= since)
     return transaction.execute(query).first() is not None
+
+
+def _read_again(body: bytes, secret_index: int | None) -> Delivery | Unusable:
+    try:
+        return boundary.read(None, body, secret_index)
+    except DeliveryRejected as problem:  # this version would not even have let it in
+        return Unusable(problem.reason, secret_index=secret_index)
 
 
 def _standing(transaction: Transaction, package_id: int) -> tuple[CaseState | None, Reason | None]:

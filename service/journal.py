@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.database import Transaction, attempts, learned_shipped, timeline
+from service.database import Database, Transaction, attempts, learned_shipped, timeline
 from service.outcome import Command, CommandAnswer, Refused, Unauthorised
 from service.policy import Attempt, Note, Outcome, Resolution
 
@@ -104,14 +104,15 @@ def attempt_rows(transaction: Transaction, package_id: int) -> Sequence[sa.RowMa
     return transaction.execute(query).mappings().all()
 
 
-def learn_shipped(transaction: Transaction, package_id: int, state_value: str) -> None:
-    """Remembers what a package showed on the first read-back after a clean 2xx."""
+def learn_shipped(database: Database, transaction: Transaction, package_id: int, state_value: str) -> None:
+    """Remembers what a package showed on the first read-back after a clean 2xx.
+
+    Once for each package, also where a holder that lost its lease learns the same at the same moment.
+    """
     shown = sa.select(sa.func.count()).where(learned_shipped.c.state_value == state_value)
-    known = sa.select(learned_shipped.c.package_id).where(learned_shipped.c.package_id == package_id)
-    enough = transaction.execute(shown).scalar_one() >= PACKAGES_TO_LEARN_FROM
-    if not enough and transaction.execute(known).first() is None:
+    if transaction.execute(shown).scalar_one() < PACKAGES_TO_LEARN_FROM:
         row = {"package_id": package_id, "state_value": state_value, "at": transaction.now}
-        transaction.execute(sa.insert(learned_shipped).values(row))
+        transaction.execute(database.insert(learned_shipped).values(row).on_conflict_do_nothing())
 
 
 def shipped_values_learned(transaction: Transaction) -> frozenset[str]:

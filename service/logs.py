@@ -41,6 +41,14 @@ EVENTS: Mapping[str, Event] = {
         "A worker stopped; `unfinished` looks are taken up again after their lease.",
         ("worker", "unfinished"),
     ),
+    "worker.silent": Event(
+        logging.ERROR,
+        "No worker has been seen for a minute, or the oldest due package is 5 minutes late (`cause`); deliveries are "
+        "still accepted.",
+        ("cause",),
+        alert=True,
+    ),
+    "worker.seen": Event(logging.INFO, "The silence is over: a worker is at work and nothing is late."),
     "process.restarted": Event(
         logging.ERROR, "`autoship up` found a process ended and started it again.", ("process", "exit_code"), alert=True
     ),
@@ -50,6 +58,11 @@ EVENTS: Mapping[str, Event] = {
         "A transaction could not be finished; what it was for is done again.",
         ("where", "cause"),
         alert=True,
+    ),
+    "database.pruned": Event(
+        logging.INFO,
+        "What was older than RETENTION_DAYS was deleted: so many rows of each table.",
+        ("deliveries", "quarantine", "timeline", "attempts"),
     ),
     "clock.set_back": Event(
         logging.WARNING, "The database's clock was set back; what was put off is put off as long as before.", ("by_s",)
@@ -131,7 +144,7 @@ EVENTS: Mapping[str, Event] = {
     ),
     "look.crashed": Event(
         logging.ERROR,
-        "A defect of ours, in a look or in the sweep (`where`); it is done again after its lease.",
+        "A defect of ours, in a look, the sweep or the pruning (`where`); it is done again later.",
         ("where", "package_id", "error", "trace"),
         alert=True,
     ),

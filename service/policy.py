@@ -518,13 +518,19 @@ def _accepted_still_packed(view: View, attempt: Attempt) -> Verdict:
 
 
 def _ambiguous_still_packed(view: View, attempt: Attempt) -> Verdict:
-    """Once the OMS has finished with the request, one later read is proof; else two, the later late enough."""
+    """Once the OMS has finished with the request, one later read is proof; else two, the later late enough.
+
+    Late by the clock: where that was set ahead, the request may still be under way. So the next command waits for as
+    long as one can be, and for another read.
+    """
     if attempt.concluded:
         certain_at, reads_needed = (attempt.answered_at or attempt.started_at) + view.settings.settle, 1
+        pause = timedelta(0)
     else:
         certain_at, reads_needed = attempt.started_at + 3 * view.settings.oms_timeout, 2
+        pause = view.settings.oms_timeout
     if (view.read_began_at or view.now) >= certain_at and attempt.read_backs + 1 >= reads_needed:
-        return _proven_not_applied(view, "reads after the send show it was not applied")
+        return _proven_not_applied(view, "reads after the send show it was not applied", pause)
     return _keep_confirming(view, Reason.AMBIGUOUS, max(certain_at, view.now + timedelta(seconds=1)))
 
 
@@ -536,7 +542,7 @@ def _keep_confirming(view: View, reason: Reason, next_look_at: datetime) -> Verd
     return Verdict(case=case, next_look_at=next_look_at, notes=notes, read_back=True)
 
 
-def _proven_not_applied(view: View, text: str) -> Verdict:
+def _proven_not_applied(view: View, text: str, pause: timedelta = timedelta(0)) -> Verdict:
     settings = view.settings
     refusals = view.case.refusals + 1
     view = replace(view, case=replace(view.case, refusals=refusals))
@@ -546,7 +552,7 @@ def _proven_not_applied(view: View, text: str) -> Verdict:
         tried = f"{text}; tried {refusals} times in this episode"
         verdict = _attention(view, Reason.REFUSED, tried, held=True)
     else:
-        again = view.now + _backoff(view, refusals)
+        again = view.now + max(_backoff(view, refusals), pause)
         verdict = _until_command(view, replace(view.case, command_not_before=again), again, text)
     return replace(verdict, resolution=Resolution.NOT_APPLIED)
 

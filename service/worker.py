@@ -15,7 +15,7 @@ from types import FrameType
 
 import sqlalchemy as sa
 
-from service import __version__, logs, worklist
+from service import __version__, logs, retention, worklist
 from service.attend import Attendant
 from service.config import Config
 from service.database import Database, workers
@@ -26,6 +26,7 @@ from service.sweep import Sweeper
 from service.worklist import Claim
 
 HEARTBEAT_S = 10
+PRUNE_EVERY_S = 3600
 DRAIN_WITHIN_S = 8
 _LISTEN_AGAIN_AFTER_S = 5
 
@@ -58,7 +59,10 @@ class Worker:
             threading.Thread(target=self._work, name=f"look-{number}", daemon=True)
             for number in range(self._config.oms_concurrency)
         ]
-        others = [threading.Thread(target=self._listen, name="wake-ups", daemon=True)]
+        others = [
+            threading.Thread(target=self._listen, name="wake-ups", daemon=True),
+            threading.Thread(target=self._prune, name="prune", daemon=True),
+        ]
         if self._config.sweep_interval:
             others.append(threading.Thread(target=self._sweep, name="sweep", daemon=True))
         for thread in (*threads, *others):
@@ -132,6 +136,21 @@ class Worker:
         while not self._stopping.wait(sweeper.poll_interval_s):
             self._guarded("sweep", sweeper.sweep_if_due)
         oms.close()
+
+    def _prune(self) -> None:
+        """Deletes what is old, once an hour; several workers may do so at once."""
+        while not self._stopping.wait(PRUNE_EVERY_S):
+            self._guarded("prune", self._prune_once)
+
+    def _prune_once(self) -> None:
+        deleted = retention.prune(self._database, self._config.retention, self._stopping.wait)
+        logs.emit(
+            "database.pruned",
+            deliveries=deleted["deliveries"],
+            quarantine=deleted["quarantine"],
+            timeline=deleted["timeline"],
+            attempts=deleted["attempts"],
+        )
 
     def _listen(self) -> None:
         """Waits for wake-ups on a connection of its own; without one, polling goes on."""

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service import brakes, logs
-from service.database import Database, Instant, Transaction, attempts, deliveries, packages, workers
+from service.database import Database, Instant, Transaction, attempts, deliveries, login, packages, sweep, workers
 from service.database import brakes as brakes_table
 from service.policy import Case, CaseState, Check, Evidence, Reason
 from service.wire import StateValue
@@ -19,7 +19,20 @@ from service.wire import StateValue
 MIN_LOOK_INTERVAL = timedelta(seconds=1)
 OVERDUE = timedelta(seconds=10)
 CLOCK_STEP = timedelta(hours=3)
+# How much later than ours another transaction, which runs at the same time, may have read the clock.
+_SAME_TIME = timedelta(seconds=30)
 _OMS_TIMES = {"modified_at", "left_modified_at"}
+# Instants that may rightly be in the future; all others say when something was.
+_PLANNED = {
+    "due_at",
+    "leased_until",
+    "command_not_before",
+    "deadline_at",
+    "probe_at",
+    "hold_off_until",
+    "next_slot_at",
+}
+_FOLLOW_THE_CLOCK = (brakes_table, deliveries, packages, attempts, workers, sweep, login)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,23 +244,37 @@ def is_due(now: datetime | sa.ColumnElement[Any]) -> tuple[sa.ColumnElement[bool
 def follow_clock(transaction: Transaction) -> timedelta | None:
     """Finds that the database's clock was set back, by heartbeats of the future, and takes every time along.
 
-    By how much, or None. Nothing is put off by more than half of the least step that is noticed, so a time
-    further away than half a step can only be one of the clock before.
+    By how much, or None. What says when something was is of the clock before if it is in the future. What is planned
+    is so if it is further away than half a step: nothing is put off by more than half of the least step that is
+    noticed.
     """
     now = transaction.now
     last_heartbeat: datetime | None = transaction.execute(sa.select(sa.func.max(workers.c.seen_at))).scalar()
     if last_heartbeat is None or last_heartbeat - now < CLOCK_STEP:
         return None
-    step = last_heartbeat - now
-    for table in (brakes_table, deliveries, packages, attempts, workers):
-        ours = [column for column in table.c if isinstance(column.type, Instant) and column.name not in _OMS_TIMES]
-        ahead = [column > now + step / 2 for column in ours]
-        earlier = {
-            column.name: sa.case((is_ahead, _earlier(column, step)), else_=column)
-            for column, is_ahead in zip(ours, ahead, strict=True)
+    # Where no worker ran for a while before, others wrote the latest time of that clock.
+    step = max(filter(None, (_latest(transaction, table) for table in _FOLLOW_THE_CLOCK))) - now
+    for table in _FOLLOW_THE_CLOCK:
+        ahead = {
+            column.name: column > now + (step / 2 if column.name in _PLANNED else _SAME_TIME)
+            for column in _our_times(table)
         }
-        transaction.execute(sa.update(table).where(sa.or_(*ahead)).values(earlier))
+        earlier = {
+            name: sa.case((is_ahead, _earlier(table.c[name], step)), else_=table.c[name])
+            for name, is_ahead in ahead.items()
+        }
+        transaction.execute(sa.update(table).where(sa.or_(*ahead.values())).values(earlier))
     return step
+
+
+def _our_times(table: sa.Table) -> list[sa.Column[Any]]:
+    return [column for column in table.c if isinstance(column.type, Instant) and column.name not in _OMS_TIMES]
+
+
+def _latest(transaction: Transaction, table: sa.Table) -> datetime | None:
+    """When something was last written into a table."""
+    past = [sa.func.max(column) for column in _our_times(table) if column.name not in _PLANNED]
+    return max(filter(None, transaction.execute(sa.select(*past)).one()), default=None) if past else None
 
 
 def _earlier(column: sa.ColumnElement[Any], step: timedelta) -> sa.ColumnElement[Any]:

@@ -105,10 +105,11 @@ def autoship(
 @contextmanager
 def locked(database_url: str) -> Iterator[None]:
     """Another process in the middle of a write that does not end."""
-    blocker = Database(database_url)
+    blocker = Database(database_url, patience_s=60)
     with blocker.transaction() as transaction:  # all it takes on SQLite
         if not blocker.is_sqlite:
-            transaction.execute(sa.text("LOCK TABLE brakes, deployment, deliveries, packages"))
+            # In this order, as a delivery asks for its package first.
+            transaction.execute(sa.text("LOCK TABLE brakes, packages, deliveries, deployment"))
         yield
 
 

@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from service import cli, explain, inbox, logs, sandbox, worklist
 from service import config as configuration
 from service.config import Config
-from service.database import Database, packages
-from service.delivery import Authentication, Delivery, authenticate
+from service.database import Database, deliveries, packages, quarantine
+from service.delivery import Authentication, Delivery, Unusable, authenticate
 from service.errors import AutoshipError, DatabaseOutdated, DatabaseUnavailable
 from service.policy import Evidence, Reason
 from service.wire import StateValue
@@ -556,3 +556,94 @@ def test_output_nobody_reads_is_no_error(tmp_path: Path, redirection: str) -> No
     with sqlite3.connect(tmp_path / "p.db") as whole:
         assert whole.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     whole.close()
+
+
+# Quarantine and pruning.
+
+
+@pytest.fixture
+def put_aside(database: Database) -> Callable[..., None]:
+    """Puts a body into quarantine, as a version of ours that could not work with it did."""
+
+    def put(body: bytes, reason: str = "too_deep") -> None:
+        inbox.put_aside(database, Unusable(reason, None, "package.status.packed", 0), body)
+
+    return put
+
+
+def test_quarantine_is_listed_with_reason_and_time_and_a_body_is_shown_with_a_warning(
+    autoship: Autoship, put_aside: Callable[..., None]
+) -> None:
+    put_aside(b"[1]", "not_an_object")
+    put_aside(b"x" * (64 * 1024 + 1))
+    ended = autoship("quarantine")
+    assert [line.split()[4] for line in ended.out.splitlines()] == ["not_an_object", "too_deep"]
+    assert "3 bytes" in ended.out.splitlines()[0]
+    assert "body not kept" in ended.out.splitlines()[1]
+    assert ended.err == "2 deliveries\n"
+    assert autoship("quarantine", "list").out == ended.out
+    told = autoship("quarantine", "list", "--json").told
+    assert [(one["id"], one["reason"], one["body_bytes"]) for one in told] == [
+        (1, "not_an_object", 3),
+        (2, "too_deep", None),
+    ]
+    assert [one["received_at"][-1] for one in told] == ["Z", "Z"]
+    shown = autoship("quarantine", "show", "1")
+    assert (shown.code, shown.out) == (0, "[1]\n")
+    assert "personal data" in shown.err
+    assert autoship("quarantine", "show", "1", "--json").told == [{"id": 1, "body": "[1]"}]
+    missing = autoship("quarantine", "show", "2")
+    assert (missing.code, missing.out) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("body", "done", "said", "fate", "known"),
+    [
+        (json.dumps(a_document()).encode(), True, "package 73 is looked at", "accepted", {73: ("waiting", None)}),
+        (json.dumps(a_document(state="400")).encode(), True, "package 73: ignored, not_packed", "ignored", {}),
+        (b"[]", False, "still cannot be worked with: not_an_object", "quarantined", {}),
+        (b"\xff", False, "still cannot be worked with: bad_utf8", "quarantined", {}),
+    ],
+)
+def test_a_retried_body_is_read_again_as_if_it_were_delivered_now(
+    autoship: Autoship,
+    database: Database,
+    put_aside: Callable[..., None],
+    body: bytes,
+    done: bool,
+    said: str,
+    fate: str,
+    known: dict[int, tuple[str, str | None]],
+) -> None:
+    put_aside(body)
+    ended = autoship("quarantine", "retry", "1", "--json")
+    assert (ended.code, ended.told) == (0, [{"id": 1, "done": done, "text": said}])
+    with database.reading() as transaction:
+        [row] = transaction.execute(sa.select(deliveries)).mappings()
+    assert (row["fate"], row["seen"], row["secret_index"]) == (fate, 1, 0)
+    assert states(database) == known
+    again = autoship("quarantine", "retry", "1").out
+    assert ("no such delivery in quarantine" in again) == done
+
+
+def test_retrying_several_asks_and_a_missing_one_stops_no_other(
+    autoship: Autoship, database: Database, put_aside: Callable[..., None]
+) -> None:
+    put_aside(json.dumps(a_document()).encode())
+    assert autoship("quarantine", "retry", "9", "1", answer="n\n").code == 0
+    assert states(database) == {}
+    ended = autoship("quarantine", "retry", "9", "1", "--yes")
+    assert len(ended.out.splitlines()) == 2
+    assert set(states(database)) == {73}
+
+
+def test_prune_says_how_much_it_deleted(autoship: Autoship, database: Database, put_aside: Callable[..., None]) -> None:
+    put_aside(b"[1]")
+    long_ago = datetime.now(UTC) - timedelta(days=8)
+    with database.transaction() as transaction:
+        transaction.execute(sa.update(deliveries).values(received_at=long_ago, last_seen_at=long_ago))
+        transaction.execute(sa.update(quarantine).values(received_at=long_ago))
+    nothing = {"quarantine": 0, "deliveries": 0, "timeline": 0, "attempts": 0}
+    assert autoship("prune", "--json", RETENTION_DAYS="9").told == [nothing]
+    rows = [line.split() for line in autoship("prune", RETENTION_DAYS="7").out.splitlines()]
+    assert rows == [["quarantine", "1"], ["deliveries", "1"], ["timeline", "0"], ["attempts", "0"]]

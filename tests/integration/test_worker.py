@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
+from service import brakes, sandbox, worker, worklist
 from service import config as configuration
-from service import sandbox, worker, worklist
 from service.config import Config
 from service.database import Database, attempts, packages, workers
+from service.database import brakes as brakes_table
+from service.policy import Reason
 from service.web import create_app
 from service.worker import Worker
 from tests import postgres
@@ -148,6 +150,48 @@ def test_a_look_that_is_under_way_is_finished_before_the_worker_ends(
     with database.reading() as transaction:
         rows = [worklist.find(transaction, package_id) for package_id in (73, 74)]
     assert [row and (row["leased_until"], row["fence"]) for row in rows] == [(None, 1), (None, 0)]
+
+
+def commands_after_the_pause(database: Database) -> int:
+    query = sa.select(sa.func.count()).where(
+        attempts.c.started_at > sa.select(brakes_table.c.paused_at).scalar_subquery()
+    )
+    with database.reading() as transaction:
+        found: int = transaction.execute(query).scalar_one()
+    return found
+
+
+def test_a_pause_stops_new_commands_of_all_workers_at_once_and_outlives_them_while_the_inbox_stays_open(
+    oms: FaultyOms, quick: Callable[..., Config], database: Database
+) -> None:
+    package_ids = range(1, 61)
+    pack(oms, *package_ids)
+    config = quick()
+    client = create_app(config, database).test_client()
+
+    def looked_at(package_id: int) -> bool:
+        with database.reading() as transaction:
+            row = worklist.find(transaction, package_id)
+        return row is not None and (row["state"], row["reason"]) == ("waiting", "brake")
+
+    with at_work(config, "a"), at_work(config, "b"):
+        hint(database, *package_ids[:40])
+        eventually(lambda: sum(oms.commands_for(package_id) for package_id in package_ids) >= 5)
+        with database.transaction() as transaction:
+            assert brakes.pause(transaction, "by an operator")
+        for package_id in package_ids[40:50]:
+            assert deliver(client, a_document(package_id, uuid=f"{package_id:032x}")).status_code == 202
+        eventually(lambda: all(looked_at(package_id) for package_id in package_ids[40:50]))
+    with at_work(config, "c"), at_work(config, "d"):
+        for package_id in package_ids[50:]:
+            assert deliver(client, a_document(package_id, uuid=f"{package_id:032x}")).status_code == 202
+        eventually(lambda: all(looked_at(package_id) for package_id in package_ids[40:]))
+        assert commands_after_the_pause(database) == 0
+        with database.transaction() as transaction:
+            assert brakes.resume(transaction)
+            worklist.look_again_at(transaction, Reason.BRAKE)
+        eventually(is_shipped(database, *package_ids))
+    assert {oms.commands_for(package_id) for package_id in package_ids} == {1}
 
 
 @on_postgresql

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -10,10 +11,11 @@ import sqlalchemy as sa
 
 from service import brakes, journal, worklist
 from service.brakes import Operation
-from service.database import Database, workers
+from service.database import Database, login, sweep, workers
 from service.outcome import Ambiguous, Command, CommandAnswer, NotSent, Throttled, Unauthorised
 from service.policy import CaseState, NotFound, ReadFailed, Reading, Reason
 from service.worklist import Claim
+from tests.conftest import eventually, on_postgresql
 from tests.integration.conftest import Clock
 
 LEASE = timedelta(seconds=60)
@@ -214,6 +216,22 @@ def test_after_a_clock_was_set_back_everything_is_due_as_soon_as_before(store: D
     assert set(claim(store)) == {74, 75}
 
 
+def test_after_a_clock_was_set_back_a_login_and_the_count_of_what_was_missed_wait_no_longer_than_before(
+    store: Database, clock: Clock
+) -> None:
+    with store.transaction() as transaction:
+        worker = {"worker": "w", "version": "1", "started_at": clock.now, "seen_at": clock.now}
+        transaction.execute(sa.insert(workers).values(worker))
+        transaction.execute(sa.update(login).values(leased_until=clock.now + 12 * SECOND))
+        transaction.execute(sa.update(sweep).values(missed_until=clock.now))
+    clock.turn(-timedelta(days=1))
+    with store.transaction() as transaction:
+        worklist.follow_clock(transaction)
+        leased_until = transaction.execute(sa.select(login.c.leased_until)).scalar()
+        missed_until = transaction.execute(sa.select(sweep.c.missed_until)).scalar()
+    assert (leased_until, missed_until) == (clock.now + 12 * SECOND, clock.now)
+
+
 @pytest.mark.parametrize("said", [ReadFailed("ReadTimeout"), Ambiguous("ReadTimeout"), NotSent("ConnectTimeout")])
 def test_no_answer_closes_no_breaker(store: Database, said: Reading | CommandAnswer) -> None:
     with store.transaction() as transaction:
@@ -268,10 +286,29 @@ def test_behind_an_open_breaker_one_probe_at_a_time_is_admitted(store: Database,
 def test_a_learned_shipped_value_needs_three_packages(store: Database) -> None:
     for package_id in (1, 1, 2):
         with store.transaction() as transaction:
-            journal.learn_shipped(transaction, package_id, "737")
+            journal.learn_shipped(store, transaction, package_id, "737")
     with store.reading() as transaction:
         assert journal.shipped_values_learned(transaction) == frozenset()
     with store.transaction() as transaction:
-        journal.learn_shipped(transaction, 3, "737")
+        journal.learn_shipped(store, transaction, 3, "737")
     with store.reading() as transaction:
         assert journal.shipped_values_learned(transaction) == {"737"}
+
+
+@on_postgresql
+def test_a_zombie_and_its_heir_may_learn_from_one_package_at_the_same_moment(store: Database) -> None:
+    def learn() -> None:
+        with store.transaction() as transaction:
+            journal.learn_shipped(store, transaction, 73, "737")
+
+    def waits() -> bool:
+        query = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        with store.reading() as transaction:
+            return bool(transaction.execute(query).scalar_one() == 1)
+
+    with ThreadPoolExecutor() as pool:
+        with store.transaction() as transaction:
+            journal.learn_shipped(store, transaction, 73, "737")
+            heir = pool.submit(learn)
+            eventually(waits)
+        heir.result(timeout=30)

@@ -60,7 +60,7 @@ def _die() -> NoReturn:
     raise AssertionError("alive")
 
 
-def _in_this_process(_: str, command: Sequence[str]) -> NoReturn:
+def in_this_process(_: str, command: Sequence[str]) -> NoReturn:
     """gunicorn in the place of this process would forget the wrapping."""
     sys.argv = list(command[2:])
     runpy.run_module(sys.argv[0], run_name="__main__")
@@ -71,6 +71,6 @@ if __name__ == "__main__":
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)  # it must take nobody else along
     arm(POINTS[sys.argv[1]])
-    os.execv = _in_this_process  # type: ignore[assignment]
+    os.execv = in_this_process  # type: ignore[assignment]
     sys.argv = ["autoship", sys.argv[2]]
     cli.run()

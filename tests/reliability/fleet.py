@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.commands import family
 from tests.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,10 @@ class Member:
         wait_until(lambda: self._process.poll() is not None, READY_WITHIN_S)
         assert self._process.returncode == -signal.SIGKILL, self.log
         return time.monotonic()
+
+    def pids(self) -> set[int]:
+        """The process and its children."""
+        return family(self._process.pid)
 
     def run(self) -> int:
         """Waits for its end; the exit code."""

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
 from service.database import Database, Transaction
 from service.errors import DatabaseUnavailable
 from tests.simulation.history import Disruption
@@ -83,6 +86,9 @@ class SteppedDatabase(Database):
     def __init__(self, inner: Database, world: World) -> None:
         self._inner = inner
         self._world = world
+
+    def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+        return self._inner.insert(table)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:

@@ -782,6 +782,24 @@ def test_a_command_proven_not_applied_is_tried_again_later(attempt: Attempt, sai
     assert verdict.notes == (Note("waiting/retry_after_refusal", said),)
 
 
+@pytest.mark.parametrize(
+    ("attempt", "refusals", "wait"),
+    [
+        (an_attempt(None, DAY, read_backs=1), 0, 10 * SECOND),
+        (an_attempt(Outcome.AMBIGUOUS, DAY, read_backs=1), 0, 10 * SECOND),
+        (an_attempt(Outcome.AMBIGUOUS, DAY, read_backs=1), 3, 40 * SECOND),
+        (an_attempt(Outcome.AMBIGUOUS, DAY, **CONCLUDED), 0, 5 * SECOND),
+        (an_attempt(Outcome.REFUSED), 0, 5 * SECOND),
+    ],
+)
+def test_after_a_command_that_may_still_be_under_way_the_next_one_waits_for_as_long_as_one_can_be(
+    attempt: Attempt, refusals: int, wait: timedelta
+) -> None:
+    verdict = decided(replace(UNCONFIRMED, refusals=refusals), None, attempt)
+    assert verdict.resolution is Resolution.NOT_APPLIED
+    assert verdict.case.command_not_before == NOW + wait
+
+
 @pytest.mark.parametrize(("refusals", "age", "tries"), [(7, MINUTE, 8), (0, DAY, 1)])
 def test_refused_as_often_or_as_long_as_we_try_it_needs_a_person(refusals: int, age: timedelta, tries: int) -> None:
     case = aged(age, state=SHIPPING, reason=Reason.CONFIRMING, refusals=refusals)

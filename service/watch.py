@@ -1,0 +1,97 @@
+"""The watch over the workers, kept by the web process: a worker that died cannot say so itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from service import logs
+from service.database import Database, deployment, packages, workers
+from service.errors import DatabaseUnavailable
+
+EVERY_S = 10.0
+SILENT_AFTER_S = 60.0
+# What is late at this moment and still a minute later is 5 minutes late.
+LATE_AFTER = timedelta(minutes=4)
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What one look at the database shows: each worker's last heartbeat, and by how much the oldest package is late."""
+
+    heartbeats: frozenset[tuple[str, datetime]]
+    late_by: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Since when nothing was heard of a worker, and since when something has been late; in monotonic seconds.
+
+    Monotonic, so that neither a step of the database's clock nor the time without a database is taken for silence.
+    """
+
+    heard_at: float
+    on_time_at: float
+    heartbeats: frozenset[tuple[str, datetime]] = frozenset()
+
+    def after(self, signs: Signs, now_s: float) -> Watched:
+        """With one more look. A heartbeat is whatever changed since the last one."""
+        seen = replace(self, heartbeats=signs.heartbeats)
+        if signs.heartbeats != self.heartbeats:
+            seen = replace(seen, heard_at=now_s)
+        return seen if signs.late_by >= LATE_AFTER else replace(seen, on_time_at=now_s)
+
+
+def silence(watched: Watched, now_s: float) -> str | None:
+    """Why somebody should look after the workers, or None."""
+    if now_s - watched.heard_at >= SILENT_AFTER_S:
+        return "no worker was seen for a minute"
+    if now_s - watched.on_time_at >= SILENT_AFTER_S:
+        return "the oldest due package is 5 minutes late"
+    return None
+
+
+def start(database: Database) -> None:
+    """Watches from now on, in a thread that ends with the process."""
+    arguments = (database, time.monotonic, threading.Event().wait)
+    threading.Thread(target=keep_watch, args=arguments, name="watch", daemon=True).start()
+
+
+def keep_watch(database: Database, monotonic: Callable[[], float], wait: Callable[[float], bool]) -> None:
+    """Looks every 10 s until `wait(seconds)` is True; says once that there is silence, and once that it is over."""
+    watched, told = Watched(monotonic(), monotonic()), None
+    while not wait(EVERY_S):
+        try:
+            watched = watched.after(_signs(database), monotonic())
+        except DatabaseUnavailable:
+            if told is None:  # an outage is no silence, nor the end of one
+                watched = replace(watched, heard_at=monotonic(), on_time_at=monotonic())
+            continue
+        cause = silence(watched, monotonic())
+        if cause == told:
+            continue
+        told = cause
+        if cause is None:
+            logs.emit("worker.seen")
+        else:
+            logs.emit("worker.silent", cause=cause)
+
+
+def _signs(database: Database) -> Signs:
+    """One statement, on a table that has one row so that there is one without workers too."""
+    columns = (_earliest(hinted=True), _earliest(hinted=False), workers.c.worker, workers.c.seen_at)
+    query = sa.select(*columns).select_from(deployment.outerjoin(workers, sa.true()))
+    with database.reading() as transaction:
+        rows, now = transaction.execute(query).all(), transaction.now
+    late_by = max((now - due_at for due_at in rows[0][:2] if due_at is not None), default=timedelta(0))
+    return Signs(frozenset((row.worker, row.seen_at) for row in rows if row.worker is not None), late_by)
+
+
+def _earliest(*, hinted: bool) -> sa.ScalarSelect[datetime]:
+    """The first due time, one end of an index."""
+    return sa.select(sa.func.min(packages.c.due_at)).where(packages.c.hinted == hinted).scalar_subquery()

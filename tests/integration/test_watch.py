@@ -1,0 +1,144 @@
+"""The watch: when a dead worker, or one that does not keep up, is told of; and that the web process keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from service import watch
+from service.database import Database, workers
+from service.watch import Signs, Watched
+from tests.conftest import MINIMAL
+from tests.integration.conftest import Clock
+from tests.integration.test_worklist import hint
+from tests.processes import wait_until
+from tests.reliability.fleet import Member, end, free_port
+
+BEAT_1, BEAT_2 = (frozenset({("w", Clock().now + timedelta(seconds=n))}) for n in (1, 2))
+ON_TIME, LATE = timedelta(0), timedelta(minutes=4)
+DEAD, BEHIND = "no worker was seen for a minute", "the oldest due package is 5 minutes late"
+
+
+@pytest.mark.parametrize(
+    ("signs", "cause"),
+    [
+        ([(0, BEAT_1, ON_TIME), (59, BEAT_1, ON_TIME)], None),
+        ([(0, BEAT_1, ON_TIME), (60, BEAT_1, ON_TIME)], DEAD),
+        ([(0, BEAT_1, ON_TIME), (60, BEAT_2, ON_TIME)], None),
+        ([(0, BEAT_2, ON_TIME), (60, BEAT_1, ON_TIME)], None),
+        ([(59, frozenset(), ON_TIME)], None),
+        ([(60, frozenset(), ON_TIME)], DEAD),
+        ([(0, BEAT_1, LATE), (59, BEAT_2, LATE)], None),
+        ([(0, BEAT_1, LATE), (60, BEAT_2, LATE)], BEHIND),
+        ([(0, BEAT_1, LATE), (30, BEAT_2, LATE - timedelta(seconds=1)), (60, BEAT_1, LATE)], None),
+        ([(0, BEAT_1, LATE), (60, BEAT_1, LATE)], DEAD),
+    ],
+)
+def test_silence_is_a_minute_without_a_changed_heartbeat_or_with_something_late(
+    signs: list[tuple[float, frozenset[tuple[str, object]], timedelta]], cause: str | None
+) -> None:
+    watched = Watched(0.0, 0.0)
+    for now_s, heartbeats, late_by in signs:
+        watched = watched.after(Signs(heartbeats, late_by), now_s)  # type: ignore[arg-type]
+    assert watch.silence(watched, signs[-1][0]) == cause
+
+
+class Minutes:
+    """Monotonic time that passes while the watch waits; `happens` is done at its second."""
+
+    def __init__(self, until_s: float, happens: Mapping[float, Callable[[], object]]) -> None:
+        self._now_s = 0.0
+        self._until_s = until_s
+        self._happens = happens
+
+    def monotonic(self) -> float:
+        return self._now_s
+
+    def wait(self, seconds: float) -> bool:
+        self._now_s += seconds
+        self._happens.get(self._now_s, lambda: None)()
+        return self._now_s > self._until_s
+
+
+def beat(store: Database, worker: str = "w") -> None:
+    with store.transaction() as transaction:
+        row = {"worker": worker, "version": "1", "started_at": transaction.now, "seen_at": transaction.now}
+        insert = store.insert(workers).values(row)
+        transaction.execute(insert.on_conflict_do_update(index_elements=["worker"], set_={"seen_at": transaction.now}))
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str | None]]:
+    said = [one for one in caplog.records if one.getMessage().startswith("worker.")]
+    return [(one.getMessage(), one.__dict__["fields"].get("cause")) for one in said]
+
+
+def test_a_worker_that_died_is_told_of_once_and_its_return_once(
+    store: Database, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "autoship")
+    beat(store, "long dead, and ahead of a clock that was set back")
+    clock.turn(-timedelta(hours=2))
+
+    def beat_later() -> None:
+        clock.turn(timedelta(seconds=10))
+        beat(store)
+
+    beats = dict.fromkeys((10.0, 20.0, 30.0, 200.0, 210.0), beat_later)
+    minutes = Minutes(220, beats)
+    watch.keep_watch(store, minutes.monotonic, minutes.wait)
+    assert told(caplog) == [("worker.silent", DEAD), ("worker.seen", None)]
+
+
+def test_a_package_that_is_late_is_told_of_and_that_its_worker_dies_too(
+    store: Database, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "autoship")
+    hint(store, 73)
+    clock.turn(timedelta(minutes=10))
+
+    def beat_later() -> None:
+        clock.turn(timedelta(seconds=10))
+        beat(store)
+
+    minutes = Minutes(200, {10.0 * n: beat_later for n in range(1, 11)})
+    watch.keep_watch(store, minutes.monotonic, minutes.wait)
+    assert told(caplog) == [("worker.silent", BEHIND), ("worker.silent", DEAD)]
+
+
+@pytest.mark.parametrize(
+    ("gone_at", "said"), [(20.0, []), (100.0, [("worker.silent", DEAD)])], ids=["no silence", "no end"]
+)
+def test_a_database_that_cannot_be_asked_is_no_silence_and_no_end_of_one(
+    store: Database, clock: Clock, caplog: pytest.LogCaptureFixture, gone_at: float, said: list[tuple[str, str]]
+) -> None:
+    caplog.set_level("INFO", "autoship")
+    beat(store)
+
+    def rename(table: str, name: str) -> None:
+        with store.transaction() as transaction:
+            transaction.execute(sa.text(f"ALTER TABLE {table} RENAME TO {name}"))
+
+    happens = {gone_at: lambda: rename("workers", "gone"), 240.0: lambda: rename("gone", "workers")}
+    minutes = Minutes(280, happens)
+    watch.keep_watch(store, minutes.monotonic, minutes.wait)
+    assert told(caplog) == said
+
+
+def test_the_web_process_says_that_no_worker_runs_and_that_one_came(database_url: str, tmp_path: Path) -> None:
+    database = Database(database_url)
+    database.migrate(MINIMAL["OMS_BASE_URL"])
+    database.dispose()
+    variables, port = MINIMAL | {"DATABASE_URL": database_url}, free_port()
+    hasty = "tests.reliability.hasty"
+    members = [Member("web", [hasty, "web"], variables | {"PORT": str(port)}, tmp_path, port)]
+    try:
+        wait_until(lambda: "worker.silent" in members[0].log)
+        members.append(Member("worker", [hasty, "worker"], variables, tmp_path))
+        wait_until(lambda: "worker.seen" in members[0].log)
+        wait_until(lambda: "database.pruned" in members[1].log)
+    finally:
+        end(members)
