@@ -13,10 +13,10 @@ FAST_DISK := $(shell test "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format check mutants reliability sabotage lock clean
+.PHONY: help run test lint format check mutants reliability reliability-full sabotage lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 run: $(VENV)/run.stamp ## Run Autoship: against your OMS if its variables are set, else in a sandbox
 	@if env | grep -qE '^(OMS|OMNITRON|SHIP|WEBHOOK)_[A-Z_]*=.'; then \
@@ -52,8 +52,12 @@ mutants: $(VENV)/test.stamp ## Change the pure modules in every small way and se
 	@echo "Survivors that docs/mutants.md does not explain:"
 	@! $(BIN)/mutmut results | grep -E 'survived|no tests' | grep -vwFf mutants/explained
 
-reliability: $(VENV)/test.stamp ## Kill real processes 100 times under 5,000 deliveries, on each database
+reliability: $(VENV)/test.stamp ## Every fault of the OMS; then kill real processes 100 times under 5,000 deliveries, on each database
+	$(BIN)/python -m tests.reliability.matrix
 	$(BIN)/python -m tests.reliability.campaign $(ARGS)
+
+reliability-full: $(VENV)/test.stamp ## All campaigns at full size, for hours, into docs/reliability.md; goes on where Ctrl-C ended it
+	$(BIN)/python -m tests.reliability.full $(ARGS)
 
 sabotage: $(VENV)/test.stamp ## Take out one protection at a time and see that a test notices
 	$(BIN)/python -m tests.reliability.sabotage
