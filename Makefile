@@ -13,10 +13,10 @@ FAST_DISK := $(shell test "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format check mutants reliability kills histories sabotage lock clean
+.PHONY: help run test lint format check mutants reliability reliability-full faults kills histories sabotage lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 run: $(VENV)/run.stamp ## Run Autoship: against your OMS if its variables are set, else in a sandbox
 	@if env | grep -qE '^(OMS|OMNITRON|SHIP|WEBHOOK)_[A-Z_]*=.'; then \
@@ -52,14 +52,20 @@ mutants: $(VENV)/test.stamp ## Change the pure modules in every small way and se
 	@echo "Survivors that docs/mutants.md does not explain:"
 	@! $(BIN)/mutmut results | grep -E 'survived|no tests' | grep -vwFf mutants/explained
 
-reliability: $(VENV)/test.stamp ## 100 kills under 5,000 deliveries on each database, and 10,000 simulated histories
-	$(MAKE) --jobs=2 kills histories
+reliability: $(VENV)/test.stamp ## Every fault of the OMS, 100 kills on each database, 10,000 simulated histories
+	$(MAKE) --jobs=2 kills faults histories
 
-kills: $(VENV)/test.stamp ## Kill real processes under thousands of deliveries; the OMS's ledger judges
+faults: $(VENV)/test.stamp ## Every fault of the OMS at every operation; its ledger judges
+	$(BIN)/python -m tests.reliability.matrix
+
+kills: $(VENV)/test.stamp ## Kill real processes 100 times under 5,000 deliveries, on each database; the OMS's ledger judges
 	$(BIN)/python -m tests.reliability.campaign $(ARGS)
 
 histories: $(VENV)/test.stamp ## Run 10,000 random histories of a misbehaving OMS under virtual time
 	$(BIN)/python -m tests.simulation --histories 10000 --seed 1
+
+reliability-full: $(VENV)/test.stamp ## All campaigns at full size, for hours, into docs/reliability.md; goes on where Ctrl-C ended it
+	$(BIN)/python -m tests.reliability.full $(ARGS)
 
 sabotage: $(VENV)/test.stamp ## Take out one protection at a time and see that a test notices
 	$(BIN)/python -m tests.reliability.sabotage

@@ -26,6 +26,8 @@ from service.snapshot import PackageSnapshot
 RATE_USED_UP = "the rate is used up"
 TOKEN_REJECTED = "the OMS does not accept the token (401)"  # noqa: S105 - no token, a sentence about one
 BY_OPERATOR = "by an operator"
+# Stands where the package would that an answer is about.
+SWEEP = 0
 PROBE_INTERVAL = timedelta(seconds=30)
 RATE_BURST = timedelta(seconds=1)
 FORBIDDEN_IN_A_ROW = 3
@@ -92,12 +94,17 @@ def admit(transaction: Transaction, found: Brakes, due: Sequence[int], rate_per_
 
 
 def admit_sweep(transaction: Transaction, rate_per_s: float) -> str | None:
-    """Takes the rate's share of one call for the sweep. Why it must not be made now, or None."""
+    """Takes the rate's share of one call for the sweep. Why it must not be made now, or None.
+
+    Behind an open breaker it may be the probe too: no package that could be one may be known.
+    """
     now, found = transaction.now, read(transaction, lock=True)
     if found.hold_off_until is not None and now < found.hold_off_until:
         return "the OMS asked to wait (Retry-After)"
     if found.breaker_opened_at is not None:
-        return f"breaker open: {found.breaker_cause}"
+        if found.probe_at is not None and now < found.probe_at:
+            return f"breaker open: {found.breaker_cause}"
+        _write(transaction, probe_at=now + PROBE_INTERVAL)
     return None if _take_slots(transaction, found, 1, rate_per_s) else RATE_USED_UP
 
 
@@ -147,6 +154,12 @@ def note_answer(
             return _note_progress(transaction, found, operation)
         case ReadFailed() | Ambiguous() | NotSent():
             return None  # says nothing about what the OMS allows
+
+
+def note_listed(transaction: Transaction) -> str | None:
+    """The list was answered: takes off the brake that its refusal had put on. What changed, in words, or None."""
+    found = read(transaction, lock=True)
+    return _note_progress(transaction, found, Operation.READ) if found.breaker_package_id == SWEEP else None
 
 
 def pause(transaction: Transaction, cause: str) -> bool:

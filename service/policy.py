@@ -462,10 +462,19 @@ def _opening(view: View, modified_at: datetime | None) -> _Opening | Verdict:
     if view.now - case.repacked_at < view.settings.episode:
         return Verdict(case=case, next_look_at=case.repacked_at + view.settings.episode)
     if case.left_modified_at and modified_at and modified_at <= case.left_modified_at:
-        settled = case.held or case.state in CLOSED
-        return Verdict(case=case, next_look_at=None if settled else view.now + _poll_delay(view))
+        return _not_repacked(view)
     seconds = (view.now - case.repacked_at).total_seconds()
     return _opened(view, f"two reads {seconds:.0f} s apart show Packed")
+
+
+def _not_repacked(view: View) -> Verdict:
+    """Packed, with the date it left Packed with: what is shown now or was shown then is not true."""
+    if view.case.held or view.case.state in CLOSED:
+        return Verdict(case=view.case)
+    if _age(view) >= POLLING_WINDOW:
+        text = "read as Packed again, with the modified date it left Packed with"
+        return _attention(view, Reason.OUTCOME_UNKNOWN, text, held=True)
+    return Verdict(case=view.case, next_look_at=view.now + _poll_delay(view))
 
 
 def _newest_moves(view: View) -> tuple[LoggedTransition | None, LoggedTransition | None]:

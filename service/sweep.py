@@ -13,7 +13,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from service import brakes, journal, logs, policy, worklist
-from service.brakes import Operation
+from service.brakes import SWEEP, Operation
 from service.config import Config
 from service.database import Database, Transaction, deliveries, packages, sweep
 from service.oms import ListPage, Oms
@@ -182,6 +182,7 @@ class Sweeper:
         page = self._oms.list_packed(query_or_address)
         if not isinstance(page, ListPage):
             return self._unlisted(page)
+        self._note_brake(brakes.note_listed)
         strangers = [one for one in page.packages if not self._is_packed(one)]
         return f"{FILTER_IGNORED}: package {strangers[0].package_id} is not Packed" if strangers else page
 
@@ -189,11 +190,14 @@ class Sweeper:
         """Puts the brakes on where the answer demands it. Its problem in words."""
         braking = isinstance(reading, Throttled | Misconfigured)
         if braking or (isinstance(reading, Unauthorised) and reading.status == 401):
-            with self._database.transaction() as transaction:
-                cause = brakes.note_answer(transaction, 0, Operation.READ, reading)
-            if cause is not None:
-                logs.emit("brake.changed", cause=cause)
+            self._note_brake(lambda transaction: brakes.note_answer(transaction, SWEEP, Operation.READ, reading))
         return f"the list was not answered: {_named(reading)}"
+
+    def _note_brake(self, note: Callable[[Transaction], str | None]) -> None:
+        with self._database.transaction() as transaction:
+            cause = note(transaction)
+        if cause is not None:
+            logs.emit("brake.changed", cause=cause)
 
     def _is_packed(self, package: PackageSnapshot) -> bool:
         return package.state is not None and policy.is_packed(package.state, self._config.settings)

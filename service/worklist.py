@@ -196,6 +196,8 @@ def recheck(transaction: Transaction, package_id: int) -> bool:
             looks=0,
             failed_reads=0,
             command_not_before=None,
+            # A person has seen that it is in Packed, whatever the dates say.
+            left_modified_at=sa.case((closed, packages.c.left_modified_at), else_=None),
             # Whoever works on it with the old budgets must not write them back.
             fence=packages.c.fence + 1,
             leased_until=None,

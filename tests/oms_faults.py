@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import struct
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from service.sandbox import Request, Response, StandInOms
 
 Outcome = Response | Callable[[socket.socket], None]
 Fault = Callable[["FaultyOms", Request], Outcome]
+# What is wrong below HTTP: it takes the port while no server holds it, and returns what gives the port back.
+DeadLine = Callable[[int], Callable[[], None]]
 
 
 @dataclass(kw_only=True)
@@ -102,11 +106,12 @@ def hangs(oms: FaultyOms, request: Request) -> Outcome:
 def resets(oms: FaultyOms, request: Request) -> Outcome:
     """The connection is reset instead of an answer."""
 
-    def reset(connection: socket.socket) -> None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.close()
+    return _reset
 
-    return reset
+
+def _reset(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
 
 
 def closes(oms: FaultyOms, request: Request) -> Outcome:
@@ -137,6 +142,24 @@ def truncated(status: int = 200) -> Fault:
     return sends(f"HTTP/1.1 {status} X\r\nContent-Length: 100\r\n\r\n".encode() + b'{"id": 7')
 
 
+def reset_within(status: int = 200) -> Fault:
+    """The connection is reset in the middle of an answer."""
+
+    def cut(oms: FaultyOms, request: Request) -> Outcome:
+        def send(connection: socket.socket) -> None:
+            connection.sendall(f"HTTP/1.1 {status} X\r\nContent-Length: 100\r\n\r\n".encode())
+            _reset(connection)
+
+        return send
+
+    return cut
+
+
+def gzip_bomb(status: int = 200) -> Fault:
+    """A few kilobytes that would become 16 MB."""
+    return answers(status, gzip.compress(bytes(16 * 1024 * 1024)), Content_Encoding="gzip")
+
+
 def dripping() -> Fault:
     """One byte at a time, each well within a timeout for one read."""
     answer = b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 400 + b"\r\nContent-Length: 2\r\n\r\n{}"
@@ -156,3 +179,84 @@ def shows(**changes: object) -> Fault:
         return Response(200, json.dumps(document | changes).encode())
 
     return show
+
+
+def lists(change: Callable[[dict[str, Any]], object]) -> Fault:
+    """A page with something changed in it."""
+
+    def show(oms: FaultyOms, request: Request) -> Outcome:
+        page = json.loads(oms.answer_well(request).body)
+        change(page)
+        return Response(200, json.dumps(page).encode())
+
+    return show
+
+
+def deaf_to(*names: str) -> Fault:
+    """These parameters of the query are ignored, as those an OMS does not know are."""
+
+    def answer(oms: FaultyOms, request: Request) -> Outcome:
+        heard = {name: value for name, value in request.query.items() if name not in names}
+        return oms.answer_well(replace(request, query=heard))
+
+    return answer
+
+
+# Below HTTP.
+
+
+def refuses(port: int) -> Callable[[], None]:
+    """Nobody listens."""
+    return lambda: None
+
+
+def never_accepts(port: int) -> Callable[[], None]:
+    """Connections are neither accepted nor refused: the backlog is full."""
+    listener = _listening(port, backlog=0)
+    waiting = [socket.socket() for _ in range(2)]
+    for one in waiting:
+        one.setblocking(False)
+        one.connect_ex(("127.0.0.1", port))
+
+    def mend() -> None:
+        for one in (*waiting, listener):
+            one.close()
+
+    return mend
+
+
+def resets_after(bytes_read: int) -> DeadLine:
+    """Connections are accepted, and reset when so much of the request has been read."""
+
+    def break_down(port: int) -> Callable[[], None]:
+        listener = _listening(port, backlog=16)
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return  # mended
+                if bytes_read:
+                    connection.recv(bytes_read)
+                _reset(connection)
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+
+        def mend() -> None:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            listener.close()
+
+        return mend
+
+    return break_down
+
+
+def _listening(port: int, backlog: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(backlog)
+    return listener

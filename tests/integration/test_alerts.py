@@ -130,7 +130,7 @@ def test_an_alert_says_what_to_do_and_names_an_event_of_the_logs(name: str) -> N
     _, text = message(name, Notice.OPEN, 3, "https://brand-oms.akinon.net")
     assert f"What to do: {ALERTS[name].advice}" in text
     assert text.endswith("OMS: https://brand-oms.akinon.net")
-    assert ALERTS[name].event in {*EVENTS, "worker.silent"}
+    assert ALERTS[name].event in EVENTS
 
 
 # Told over a real Apprise, once for all processes.

@@ -29,6 +29,7 @@ from tests.oms_faults import (
     meanwhile,
     resets,
     sends,
+    shows,
     truncated,
     words,
 )
@@ -472,6 +473,18 @@ def test_a_repacked_package_whose_last_attempt_stayed_unknown_is_evaluated_again
     told = floor.run(73)
     assert [attempt["resolution"] for attempt in told["attempts"]] == ["unknown", "applied"]
     assert (told["state"], told["episode"]) == ("shipped", 2)
+
+
+def test_a_read_that_falsely_showed_it_gone_leaves_it_to_a_person_whose_word_ships_it(floor: Floor) -> None:
+    packed(floor)
+    floor.oms.script("command", closes)
+    floor.oms.script("read", shows(), shows(state={"enum_class": "PackageStatus", "enum_value": "777"}))
+    told = floor.run(73)
+    assert (told["state"], told["reason"], told["held"]) == ("needs_attention", "outcome_unknown", True)
+    with floor.store.transaction() as transaction:
+        worklist.recheck(transaction, 73)
+    assert floor.run(73)["state"] == "shipped"
+    assert ledger(floor) == (2, 1)
 
 
 def test_what_changes_while_the_read_back_is_under_way_is_not_overlooked(floor: Floor) -> None:

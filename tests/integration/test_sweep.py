@@ -21,7 +21,7 @@ from service.sandbox import Request, Response
 from service.sweep import Sweeper
 from service.wire import StateValue
 from tests.integration.conftest import Clock, Floor
-from tests.oms_faults import FaultyOms, answers, hangs
+from tests.oms_faults import Fault, FaultyOms, answers, hangs
 
 FloorWith = Callable[..., Floor]
 
@@ -290,6 +290,41 @@ def test_no_list_is_asked_for_while_the_oms_wants_us_to_wait(floor: Floor) -> No
     asked = len(floor.oms.received)
     assert "Retry-After" in (a_sweeper(floor).dry_run().problem or "")
     assert len(floor.oms.received) == asked
+
+
+@pytest.mark.parametrize("refusal", [answers(401), answers(302, Location="/elsewhere/")])
+def test_a_list_that_was_refused_is_asked_for_again_though_no_package_is_known_to_probe_with(
+    floor: Floor, clock: Clock, refusal: Fault
+) -> None:
+    packed(floor.oms, 73)
+    floor.oms.script("list", refusal, refusal)
+    for _ in range(2):
+        assert swept(floor).problem is not None
+        clock.turn(timedelta(seconds=30))
+    assert swept(floor).problem is None
+    with floor.store.reading() as transaction:
+        assert brakes.read(transaction).breaker_opened_at is None
+    settle(floor)
+    assert floor.where(73) == ("shipped", None)
+
+
+def test_behind_a_breaker_that_a_command_opened_the_sweep_finds_a_package_to_probe_with(
+    floor: Floor, clock: Clock
+) -> None:
+    packed(floor.oms, 73)
+    floor.hint(73)
+    floor.oms.script("command", answers(401))
+    floor.look()
+    floor.oms.cancel(73)
+    packed(floor.oms, 74)
+    assert "breaker open" in str(swept(floor).problem)
+    settle(floor)
+    clock.turn(timedelta(seconds=30))
+    assert [one.package_id for one in swept(floor).found] == [74]
+    with floor.store.reading() as transaction:
+        assert brakes.read(transaction).breaker_opened_at is not None
+    settle(floor)
+    assert floor.where(74) == ("shipped", None)
 
 
 def test_a_dry_run_tells_what_it_would_look_at_and_stores_nothing(floor: Floor) -> None:

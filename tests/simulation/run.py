@@ -47,7 +47,8 @@ class Storage:
             for table in tables.metadata.sorted_tables:
                 if table is not tables.deployment:
                     transaction.execute(sa.delete(table))
-            transaction.execute(sa.insert(tables.brakes).values(id=1, forbidden=[]))
+            for table in (tables.brakes, tables.sweep, tables.login):
+                transaction.execute(sa.insert(table).values(id=1))
         return self.database
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -44,6 +45,11 @@ class World:
     def monotonic(self) -> float:
         """The same, as processes measure durations."""
         return self.now_s
+
+    @property
+    def next_s(self) -> float:
+        """When the next thing falls due."""
+        return self._due[0][0] if self._due else math.inf
 
     def at(self, at_s: float, action: Callable[[], None]) -> None:
         """Has something happen at that time, or now if it is past."""

@@ -1244,6 +1244,23 @@ def test_an_open_case_is_looked_at_again_while_packed_may_be_an_old_picture() ->
     assert wait_of(verdict) == 5 * SECOND
 
 
+def test_packed_again_with_the_date_it_left_with_is_shown_to_a_person_where_nothing_settled_the_command() -> None:
+    """One of the reads was wrong, and nothing says which."""
+    case = replace(
+        a_left_case(state=WAITING, reason=Reason.OUTCOME_UNKNOWN, repacked_at=NOW - MINUTE, left_modified_at=NOW),
+        looking_since=NOW,
+        last_look_at=NOW,
+    )
+    attempt, shown = an_attempt(None), a_snapshot(modified_at=NOW)
+    early = decided(case, shown, attempt, now=NOW + QUARTER - SECOND)
+    assert (standing(early), early.notes) == ((WAITING, Reason.OUTCOME_UNKNOWN, False), ())
+    late = decided(case, shown, attempt, now=NOW + QUARTER)
+    assert (standing(late), late.next_look_at) == ((ATTENTION, Reason.OUTCOME_UNKNOWN, True), None)
+    assert late.notes == (
+        Note("needs_attention/outcome_unknown", "read as Packed again, with the modified date it left Packed with"),
+    )
+
+
 def test_leaving_packed_remembers_the_modified_date_it_left_with() -> None:
     case = decided(a_case(), a_snapshot(READY, modified_at=NOW)).case
     assert (case.left_modified_at, case.left_packed_at) == (NOW, NOW)
