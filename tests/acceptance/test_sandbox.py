@@ -151,8 +151,10 @@ def test_terminal_shows_readable_lines_then_a_summary_and_ctrl_c_ends_all(tmp_pa
     assert sum(line.startswith("All sample packages are settled") for line in lines) == 1
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_up_ships_from_the_configured_oms_though_nobody_reads_its_output(tmp_path: Path, signum: int) -> None:
+def test_up_ships_from_the_configured_oms_though_nobody_reads_its_output(tmp_path: Path, database_url: str) -> None:
+    is_default = database_url.startswith("sqlite")
+    stored = {} if is_default else {"DATABASE_URL": database_url}
+    signum = signal.SIGTERM if is_default else signal.SIGINT
     port = commands.free_port()
     webhooks_url = f"http://127.0.0.1:{port}/webhooks/oms/packages"
     stand_in = ("sandbox", "--json", "--port", commands.free_port(), "--webhooks", webhooks_url)
@@ -161,10 +163,10 @@ def test_up_ships_from_the_configured_oms_though_nobody_reads_its_output(tmp_pat
     with commands.running(*stand_in, cwd=tmp_path, variables={}) as oms:
         variables = json.loads(oms.wait_for("OMS_BASE_URL")) | {"PORT": port}
         (tmp_path / "rules.toml").write_text(sandbox.SANDBOX_RULES, encoding="utf-8")
-        variables |= {"RULES_FILE": "rules.toml", "SETTLE_S": "1", "RETRY_BASE_S": "1"}
+        variables |= {"RULES_FILE": "rules.toml", "SETTLE_S": "1", "RETRY_BASE_S": "1"} | stored
         with commands.running("up", cwd=tmp_path, variables=variables, stdout=writing) as up:
             os.close(writing)
-            elsewhere = variables | {"DATABASE_URL": "sqlite:///var/autoship.db"}
+            elsewhere = {"DATABASE_URL": "sqlite:///var/autoship.db"} | variables
             Place(up, tmp_path, elsewhere).wait_until_settled()
             family = commands.family(up.process.pid)
             assert len(family) >= 3
