@@ -31,7 +31,7 @@ test: $(VENV)/test.stamp ## Run every test; the unit tests must cover the pure m
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest tests/unit
 	$(BIN)/coverage report --include=$(PURE) --show-missing --fail-under=100
-	TMPDIR=$(FAST_DISK) $(BIN)/python -m pytest --ignore=tests/unit $(ARGS)
+	TMPDIR=$(FAST_DISK) $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/unit $(ARGS)
 
 lint: $(VENV)/test.stamp ## Check style, types and import contracts
 	$(BIN)/ruff check .
