@@ -17,7 +17,6 @@ from service.policy import Case, CaseState, Check, Evidence, Reason
 from service.wire import StateValue
 
 MIN_LOOK_INTERVAL = timedelta(seconds=1)
-OVERDUE = timedelta(seconds=10)
 CLOCK_STEP = timedelta(hours=3)
 # How much later than ours another transaction, which runs at the same time, may have read the clock.
 _SAME_TIME = timedelta(seconds=30)
@@ -106,20 +105,18 @@ def found_by_sweep(transaction: Transaction) -> int:
 def claim(database: Database, most: int, most_relooks: int, lease: timedelta, rate_per_s: float) -> tuple[Claim, ...]:
     """Takes up due packages: hinted ones first, the others at most `most_relooks`, oldest due first.
 
-    One that has been overdue for 10 s goes before them all, as a burst of hints may last for minutes.
+    So retries never take the rate from first looks; the OMS's echo of a command hints at what waits for its read-back.
     The rate is taken here, so a package taken up can finish. Packages whose lease ran out are due again.
     """
     if not _anything_due(database):
         return ()
     with database.transaction() as transaction:
         found = brakes.read(transaction, lock=True)
-        hinted = _due(transaction, hinted=True, most=most)
-        relooks = _due(transaction, hinted=False, most=min(most, most_relooks))
-        overdue = [row for row in relooks[:1] if row.due_at <= transaction.now - OVERDUE]
-        due = (overdue + hinted + relooks[len(overdue) :])[:most]
+        due = _due(transaction, hinted=True, most=most)
+        due += _due(transaction, hinted=False, most=min(most - len(due), most_relooks))
         if not due:
             return ()
-        allowed = brakes.admit(transaction, found, [row.package_id for row in due], rate_per_s)
+        allowed = brakes.admit(transaction, found, due, rate_per_s)
         return _take(transaction, allowed, lease)
 
 
@@ -323,17 +320,17 @@ def _anything_due(database: Database) -> bool:
         return transaction.execute(query).first() is not None
 
 
-def _due(transaction: Transaction, *, hinted: bool, most: int) -> list[sa.Row[Any]]:
+def _due(transaction: Transaction, *, hinted: bool, most: int) -> list[int]:
     if most <= 0:
         return []
     found = transaction.execute(
-        sa.select(packages.c.package_id, packages.c.due_at)
+        sa.select(packages.c.package_id)
         .where(packages.c.hinted == hinted, *is_due(transaction.now))
         .order_by(packages.c.due_at)
         .limit(most)
         .with_for_update(skip_locked=True)
     )
-    return list(found)
+    return list(found.scalars())
 
 
 def _take(transaction: Transaction, package_ids: Iterable[int], lease: timedelta) -> tuple[Claim, ...]:

@@ -146,19 +146,6 @@ def test_hinted_packages_come_first_and_re_looks_get_at_most_their_share(store: 
     assert len(taken) == 6
 
 
-def test_a_burst_of_hints_does_not_keep_a_re_look_waiting_for_more_than_ten_seconds(
-    store: Database, clock: Clock
-) -> None:
-    hint(store, 1)
-    release(store, claim(store)[1], clock.now)
-    hint(store, *range(101, 120))
-    clock.turn(9 * SECOND)
-    assert 1 not in claim(store, most=1, relooks=1)
-    clock.turn(SECOND)
-    assert list(claim(store, most=1, relooks=1)) == [1]
-    assert len(claim(store, most=4, relooks=1)) == 4
-
-
 def test_never_more_packages_are_taken_than_asked_for(store: Database) -> None:
     hint(store, *range(1, 9))
     assert len(claim(store, most=3)) == 3
