@@ -201,7 +201,7 @@ def test_a_header_may_come_in_either_encoding_a_sender_writes() -> None:
     assert authenticate({"x-key": "Köse"}, BODY, requires(header=("X-Key", "Köse"))) is None
     latin = base64.b64encode("oms:Köse".encode("latin-1")).decode()
     assert authenticate({"authorization": f"Basic {latin}"}, BODY, requires(basic="oms:Köse")) is None
-    assert refused({"x-key": "a?ık"}, requires(header=("X-Key", "açık"))) == (401, "header")
+    assert refused({"x-key": "aç?k"}, requires(header=("X-Key", "açık"))) == (401, "header")
 
 
 @pytest.mark.parametrize("presented", ["", "open", "k?y ", "K?y", "kĀy", "k\ud800y", "kéy"])

@@ -67,6 +67,10 @@ def test_existing_webhook_is_kept_reactivated_or_corrected_in_nothing_but_what_i
     assert packed_step(*existing) == expected
 
 
+def test_webhook_of_another_address_is_left_alone() -> None:
+    assert packed_step(a_hook(url=TARGET + "X"))[:2] == (Action.CREATE, None)
+
+
 def test_what_the_oms_does_not_show_is_not_corrected_on_suspicion() -> None:
     assert packed_step(Hook(1, TARGET, PACKED, True, {})) == (Action.KEEP, 1, {})
 
@@ -116,5 +120,11 @@ def test_countdown_of_another_name_is_refused() -> None:
 
 
 def test_loss_budget_is_told_in_words() -> None:
-    assert hooks.loss_budget(COUNTDOWN).startswith("The OMS tries a delivery 11 times within 2 h 25 min: ")
+    assert hooks.loss_budget(COUNTDOWN) == (
+        "The OMS tries a delivery 11 times within 2 h 25 min: we may be down that long and lose none. Whether a job of its "
+        "own then tries up to 8 times more is unknown. What is lost after that is found by the sweep while the package is "
+        "still in Packed."
+    )
+    an_hour = {"choice": "fixed", "kwargs": {"seconds": 360}}
+    assert "within 1 h 0 min" in hooks.loss_budget(an_hour)
     assert Plan(()).changes == ()

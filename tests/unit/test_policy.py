@@ -483,8 +483,9 @@ def test_offered_commands_are_compared_by_slug_then_by_transition_then_by_id(
 
 
 def test_the_command_whose_offer_is_looked_for_may_be_a_rule_s() -> None:
-    by_rule = some_settings(rules=Rules((Rule("all", {}, "ship", 13),), "skip"))
-    check, reason = policy.offer(a_snapshot(offered=(OfferedCommand(None, "13", None),)), by_rule)
+    by_rule = some_settings(rules=Rules((Rule("b2b", B2B, "ship", 13),), "skip"))
+    offered = (OfferedCommand(None, "13", None),)
+    check, reason = policy.offer(a_snapshot(offered=offered, facts={"channel_name": "B2B"}), by_rule)
     assert (check.expected, check.verdict, reason) == ("transition 13", "pass", None)
 
 
