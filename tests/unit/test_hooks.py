@@ -121,9 +121,9 @@ def test_countdown_of_another_name_is_refused() -> None:
 
 def test_loss_budget_is_told_in_words() -> None:
     assert hooks.loss_budget(COUNTDOWN) == (
-        "The OMS tries a delivery 11 times within 2 h 25 min: we may be down that long and lose none. Whether a job of its "
-        "own then tries up to 8 times more is unknown. What is lost after that is found by the sweep while the package is "
-        "still in Packed."
+        "The OMS tries a delivery 11 times within 2 h 25 min: we may be down that long and lose none. Whether a job of "
+        "its own then tries up to 8 times more is unknown. What is lost after that is found by the sweep while the "
+        "package is still in Packed."
     )
     an_hour = {"choice": "fixed", "kwargs": {"seconds": 360}}
     assert "within 1 h 0 min" in hooks.loss_budget(an_hour)
