@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 
 from service import journal
-from service.database import deliveries
+from service.database import attempts, deliveries
 from service.outcome import Accepted, Ambiguous, Misconfigured, Throttled, Unauthorised
 from service.policy import CaseState
 from tests.simulation.history import TIMEOUT_S, Disruption, Outage
@@ -135,10 +135,17 @@ def _claims(simulation: Simulation) -> Iterator[str]:
 def _was_shipped(simulation: Simulation, package: Package) -> bool:
     ours = [one for one in simulation.oms.received if one.package_id == package.package_id]
     if not ours:
-        return False
+        return _might_have_sent(simulation, package) and any(stay.left_for == SHIPPED for stay in package.stays)
     stays = package.stays[ours[-1].stay.number - 1 :]
     # An OMS that answers 204 and does nothing is believed once the package leaves Packed.
     return isinstance(ours[-1].answer, Accepted) or any(stay.left_for == SHIPPED for stay in stays)
+
+
+def _might_have_sent(simulation: Simulation, package: Package) -> bool:
+    """Whether a sender stopped between its attempt's row and its first byte: nobody can know that nothing left."""
+    unanswered = (attempts.c.package_id == package.package_id, attempts.c.outcome.is_(None))
+    with simulation.database.reading() as transaction:
+        return transaction.execute(sa.select(attempts.c.attempt_id).where(*unanswered)).first() is not None
 
 
 def _accounting(simulation: Simulation) -> Iterator[str]:
