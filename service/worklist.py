@@ -208,7 +208,10 @@ def recheck(transaction: Transaction, package_id: int) -> bool:
 
 
 def dismiss(transaction: Transaction, package_id: int) -> bool:
-    """An operator's word: leave this package alone for this episode. False where there is no open case."""
+    """An operator's word: leave this package alone for this episode. False where there is no open case.
+
+    A look that is due stays due: it commands nothing, and tells what became of a command that was under way.
+    """
     changed = (
         sa.update(packages)
         .where(packages.c.package_id == package_id)
@@ -219,8 +222,6 @@ def dismiss(transaction: Transaction, package_id: int) -> bool:
             held=True,
             fence=packages.c.fence + 1,
             leased_until=None,
-            due_at=None,
-            hinted=False,
             changed_at=transaction.now,
         )
     )

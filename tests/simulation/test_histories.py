@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from service.outcome import Ambiguous
+from service.outcome import Accepted, Ambiguous
 from tests.simulation.__main__ import first_violation, found_in, told
 from tests.simulation.history import Answered, Disruption, Event, History, Logged, Move, Order, Post, Shown, draw
 from tests.simulation.run import Simulation, Storage
@@ -37,6 +37,12 @@ ONCE_BROKEN: dict[str, tuple[Event, ...]] = {
         Shown(71, 0.1),
         Shown(71, 0.1),
         Shown(71, 6),
+    ),
+    "a package is dismissed while its command is under way, and nobody looks what became of it": (
+        Answered(71, Accepted(204), 0.93, applied_after_s=0.0),
+        Move(80.96, 71, "pack"),
+        Order(81.98, 71, "recheck"),
+        Order(82.63, 71, "dismiss"),
     ),
     "a worker is frozen right after the gate's commit, and sends": (
         Move(1, 71, "pack"),
