@@ -46,7 +46,7 @@ class Crowd:
         self._selector = selectors.DefaultSelector()
         self._left = threading.Event()
         self._connections: list[socket.socket] = []
-        self.answers: list[bytes] = []
+        self._received: dict[socket.socket, bytes] = {}
         self._drips: dict[socket.socket, Iterator[int]] = {}
         for _, opening in zip(range(stalled), itertools.cycle(STALLED.values()), strict=False):
             self._join(port, opening)
@@ -59,6 +59,11 @@ class Crowd:
     def held(self) -> int:
         """How many connections the server has not ended yet."""
         return len(self._selector.get_map() or ())
+
+    @property
+    def answers(self) -> list[bytes]:
+        """All that each connection has received, in however many pieces it came."""
+        return list(self._received.values())
 
     def leave(self) -> None:
         """Closes every connection."""
@@ -93,13 +98,13 @@ class Crowd:
         try:
             if never_reads:  # it finds out only by sending more
                 return connection.send(b"\r") == 0
-            answer = connection.recv(65536)
+            piece = connection.recv(65536)
         except BlockingIOError:
             return False
         except OSError:
             return True
-        self.answers.append(answer)
-        return answer == b""
+        self._received[connection] = self._received.get(connection, b"") + piece
+        return piece == b""
 
 
 @contextmanager
