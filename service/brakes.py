@@ -32,6 +32,10 @@ PROBE_INTERVAL = timedelta(seconds=30)
 RATE_BURST = timedelta(seconds=1)
 FORBIDDEN_IN_A_ROW = 3
 
+_READ = sa.select(*(column for column in brakes.c if column is not brakes.c.id))
+_READ_LOCKED = _READ.with_for_update()
+_WRITTEN = sa.update(brakes)
+
 
 class Operation(StrEnum):
     """What was asked of the OMS when it answered."""
@@ -69,8 +73,7 @@ class Brakes:
 
 def read(transaction: Transaction, *, lock: bool = False) -> Brakes:
     """The brakes; `lock` keeps other transactions from changing them until this one ends."""
-    query = sa.select(*(column for column in brakes.c if column is not brakes.c.id))
-    row = transaction.execute(query.with_for_update() if lock else query).mappings().one()
+    row = transaction.execute(_READ_LOCKED if lock else _READ).mappings().one()
     return Brakes(
         **dict(row) | {"forbidden": tuple((operation, package_id) for operation, package_id in row["forbidden"])}
     )
@@ -212,4 +215,4 @@ def _note_progress(transaction: Transaction, found: Brakes, operation: Operation
 
 
 def _write(transaction: Transaction, **values: object) -> None:
-    transaction.execute(sa.update(brakes).values(**values))
+    transaction.execute(_WRITTEN, values)

@@ -260,6 +260,9 @@ deployment = sa.Table(
     sa.Column("probed_at", Instant),
 )
 
+_CLOCK = sa.select(sa.func.clock_timestamp())
+Inserting = Callable[[sa.Table], postgresql.Insert | sqlite.Insert]
+
 
 @dataclass
 class Transaction:
@@ -352,9 +355,10 @@ class Database:
                 raise
             raise DatabaseUnavailable(f"the database cannot be used: {_first_line(problem)}") from problem
 
-    def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-        """An INSERT of this dialect, which has `on_conflict_do_update`."""
-        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+    @property
+    def insert(self) -> Inserting:
+        """INSERT of this dialect, which has `on_conflict_do_update`."""
+        return sqlite.insert if self.is_sqlite else postgresql.insert
 
     def migrate(self, oms_base_url: str) -> str | None:
         """Brings the schema to `HEAD` and binds the database to its OMS, in one transaction.
@@ -427,7 +431,7 @@ class Database:
             return self._clock()
         if self.is_sqlite:
             return datetime.now(UTC)
-        now: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+        now: datetime = connection.execute(_CLOCK).scalar_one()
         return now.astimezone(UTC)
 
     def _notify(self) -> None:

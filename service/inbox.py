@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
 from service import delivery as boundary
 from service import policy, worklist
-from service.database import Database, Transaction, deliveries, packages, quarantine
+from service.database import Database, Inserting, Transaction, deliveries, packages, quarantine
 from service.delivery import Delivery, Unusable
 from service.errors import DeliveryRejected
 from service.policy import CaseState, Reason, Settings
@@ -19,6 +20,15 @@ from service.policy import CaseState, Reason, Settings
 MAX_QUARANTINED_BODIES = 1000
 MAX_QUARANTINED_BYTES = 64 * 1024
 QUARANTINE_AGE = timedelta(days=14)
+
+_STANDING = sa.select(packages.c.state, packages.c.reason).where(packages.c.package_id == sa.bindparam("package_id"))
+_SIGNED = (
+    sa.select(deliveries.c.delivery_id)
+    .where(deliveries.c.package_id == sa.bindparam("package_id"))
+    .where(deliveries.c.event_type == sa.bindparam("event_type"), deliveries.c.secret_index.is_not(None))
+    .limit(1)
+)
+_SIGNED_SINCE = _SIGNED.where(deliveries.c.received_at >= sa.bindparam("since"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +115,9 @@ def retry(database: Database, delivery_id: int, settings: Settings) -> Receipt |
 
 def signed_event(transaction: Transaction, package_id: int, event_type: str, since: datetime | None = None) -> bool:
     """Whether a signed delivery of this type first arrived at all, or at or after `since`."""
-    query = (
-        sa.select(deliveries.c.delivery_id)
-        .where(deliveries.c.package_id == package_id, deliveries.c.event_type == event_type)
-        .where(deliveries.c.secret_index.is_not(None))
-        .limit(1)
-    )
-    if since is not None:
-        query = query.where(deliveries.c.received_at >= since)
-    return transaction.execute(query).first() is not None
+    query = _SIGNED if since is None else _SIGNED_SINCE
+    wanted = {"package_id": package_id, "event_type": event_type, "since": since}
+    return transaction.execute(query, wanted).first() is not None
 
 
 def _read_again(body: bytes, secret_index: int | None) -> Delivery | Unusable:
@@ -124,8 +128,7 @@ def _read_again(body: bytes, secret_index: int | None) -> Delivery | Unusable:
 
 
 def _standing(transaction: Transaction, package_id: int) -> tuple[CaseState | None, Reason | None]:
-    query = sa.select(packages.c.state, packages.c.reason).where(packages.c.package_id == package_id)
-    row = transaction.execute(query).first()
+    row = transaction.execute(_STANDING, {"package_id": package_id}).first()
     if row is None:
         return None, None
     return CaseState(row.state), None if row.reason is None else Reason(row.reason)
@@ -150,13 +153,18 @@ def _row(delivery: Delivery | Unusable, fate: str, reason: str | None) -> dict[s
 def _store(database: Database, transaction: Transaction, row: dict[str, Any]) -> tuple[bool, int]:
     """Whether the row was there already, and its id."""
     now = transaction.now
-    insert = database.insert(deliveries).values(**row, seen=1, received_at=now, last_seen_at=now)
-    upsert = insert.on_conflict_do_update(
-        index_elements=[deliveries.c.event_uuid],
-        set_={"seen": deliveries.c.seen + 1, "last_seen_at": now},
-    ).returning(deliveries.c.seen, deliveries.c.delivery_id)
-    stored = transaction.execute(upsert).one()
+    row = row | {"seen": 1, "received_at": now, "last_seen_at": now}
+    stored = transaction.execute(_storing(database.insert), row).one()
     return stored.seen > 1, stored.delivery_id
+
+
+@cache
+def _storing(insert: Inserting) -> sa.Executable:
+    delivery = insert(deliveries)
+    return delivery.on_conflict_do_update(
+        index_elements=[deliveries.c.event_uuid],
+        set_={"seen": deliveries.c.seen + 1, "last_seen_at": delivery.excluded.last_seen_at},
+    ).returning(deliveries.c.seen, deliveries.c.delivery_id)
 
 
 def _keep_body(transaction: Transaction, delivery_id: int, body: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -15,15 +14,27 @@ from service.policy import Attempt, Note, Outcome, Resolution
 
 PACKAGES_TO_LEARN_FROM = 3
 
+_OF_EPISODE = (
+    sa.select(attempts)
+    .where(attempts.c.package_id == sa.bindparam("package_id"), attempts.c.episode == sa.bindparam("episode"))
+    .order_by(attempts.c.attempt_id)
+)
+_OPENED = sa.insert(attempts).returning(attempts)
+_RESOLVED = sa.update(attempts).where(attempts.c.attempt_id == sa.bindparam("mine"))
+_ANSWERED = _RESOLVED.where(attempts.c.resolution.is_(None))
+_READ_BACK = _RESOLVED.values(read_backs=attempts.c.read_backs + 1)
+_NOTED = sa.insert(timeline)
+_LEARNED = (
+    sa.select(learned_shipped.c.state_value)
+    .group_by(learned_shipped.c.state_value)
+    .having(sa.func.count() >= PACKAGES_TO_LEARN_FROM)
+)
+
 
 def attempts_of(transaction: Transaction, package_id: int, episode: int) -> tuple[Attempt, ...]:
     """The attempts of one episode, oldest first."""
-    query = (
-        sa.select(attempts)
-        .where(attempts.c.package_id == package_id, attempts.c.episode == episode)
-        .order_by(attempts.c.attempt_id)
-    )
-    return tuple(_attempt(row) for row in transaction.execute(query).mappings())
+    found = transaction.execute(_OF_EPISODE, {"package_id": package_id, "episode": episode})
+    return tuple(_attempt(row) for row in found.mappings())
 
 
 def open_attempt(
@@ -41,8 +52,7 @@ def open_attempt(
         "started_at": transaction.now,
         "deadline_at": transaction.now + deadline,
     }
-    opened = transaction.execute(sa.insert(attempts).values(row).returning(attempts)).mappings().one()
-    return _attempt(opened)
+    return _attempt(transaction.execute(_OPENED, row).mappings().one())
 
 
 def record_answer(transaction: Transaction, attempt: Attempt, answer: CommandAnswer) -> None:
@@ -59,16 +69,16 @@ def record_answer(transaction: Transaction, attempt: Attempt, answer: CommandAns
         "http_status": getattr(answer, "status", None),
         "words": answer.words if isinstance(answer, Refused | Unauthorised) else None,
     }
-    unsettled = (attempts.c.attempt_id == attempt.attempt_id, attempts.c.resolution.is_(None))
-    transaction.execute(sa.update(attempts).where(*unsettled).values(**answered))
+    transaction.execute(_ANSWERED, answered | {"mine": attempt.attempt_id})
 
 
 def record_read_back(transaction: Transaction, attempt: Attempt, resolution: Resolution | None) -> None:
     """Counts a read-back, or closes the attempt with what reads proved."""
+    mine = {"mine": attempt.attempt_id}
     if resolution is None:
-        _update(transaction, attempt.attempt_id, {"read_backs": attempts.c.read_backs + 1})
+        transaction.execute(_READ_BACK, mine)
     else:
-        _update(transaction, attempt.attempt_id, {"resolution": resolution, "resolved_at": transaction.now})
+        transaction.execute(_RESOLVED, mine | {"resolution": resolution, "resolved_at": transaction.now})
 
 
 def give_up_open(transaction: Transaction, package_id: int) -> None:
@@ -89,7 +99,7 @@ def note(transaction: Transaction, package_id: int, notes: Iterable[Note]) -> No
     """Appends to the package's timeline."""
     rows = [{"package_id": package_id, "at": transaction.now, "kind": one.kind, "text": one.text} for one in notes]
     if rows:
-        transaction.execute(sa.insert(timeline), rows)
+        transaction.execute(_NOTED, rows)
 
 
 def timeline_of(transaction: Transaction, package_id: int) -> Sequence[sa.RowMapping]:
@@ -117,22 +127,13 @@ def learn_shipped(database: Database, transaction: Transaction, package_id: int,
 
 def shipped_values_learned(transaction: Transaction) -> frozenset[str]:
     """State values that enough packages showed right after our command."""
-    query = (
-        sa.select(learned_shipped.c.state_value)
-        .group_by(learned_shipped.c.state_value)
-        .having(sa.func.count() >= PACKAGES_TO_LEARN_FROM)
-    )
-    return frozenset(transaction.execute(query).scalars())
+    return frozenset(transaction.execute(_LEARNED).scalars())
 
 
 def last_send(sent: Sequence[Attempt]) -> datetime | None:
     """When the newest attempt that was not held back began."""
     starts = [attempt.started_at for attempt in sent if attempt.outcome is not Outcome.NOT_SENT]
     return max(starts, default=None)
-
-
-def _update(transaction: Transaction, attempt_id: int, values: dict[str, Any]) -> None:
-    transaction.execute(sa.update(attempts).where(attempts.c.attempt_id == attempt_id).values(**values))
 
 
 def _attempt(row: sa.RowMapping) -> Attempt:

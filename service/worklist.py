@@ -6,12 +6,24 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
 from service import brakes, logs
-from service.database import Database, Instant, Transaction, attempts, deliveries, login, packages, sweep, workers
+from service.database import (
+    Database,
+    Inserting,
+    Instant,
+    Transaction,
+    attempts,
+    deliveries,
+    login,
+    packages,
+    sweep,
+    workers,
+)
 from service.database import brakes as brakes_table
 from service.policy import Case, CaseState, Check, Evidence, Reason
 from service.wire import StateValue
@@ -52,31 +64,17 @@ def hint(database: Database, transaction: Transaction, package_id: int, source: 
     """
     transaction.wake_workers()
     now = transaction.now
-    soonest = _not_before_last_look(now)
-    insert = database.insert(packages).values(
-        package_id=package_id,
-        state=CaseState.WAITING,
-        hint_seq=1,
-        hinted=True,
-        due_at=now,
-        first_hint=source,
-        created_at=now,
-        changed_at=now,
-    )
-    transaction.execute(
-        insert.on_conflict_do_update(
-            index_elements=[packages.c.package_id],
-            set_={
-                "hint_seq": packages.c.hint_seq + 1,
-                "hinted": True,
-                "due_at": sa.case(
-                    (packages.c.due_at.is_(None), soonest),
-                    (packages.c.due_at > soonest, soonest),
-                    else_=packages.c.due_at,
-                ),
-            },
-        )
-    )
+    row = {
+        "package_id": package_id,
+        "state": CaseState.WAITING,
+        "hint_seq": 1,
+        "hinted": True,
+        "due_at": now,
+        "first_hint": source,
+        "created_at": now,
+        "changed_at": now,
+    }
+    transaction.execute(_hinting(database.insert), row | {"within_a_second": now + MIN_LOOK_INTERVAL})
 
 
 def put_in_backlog(database: Database, transaction: Transaction, package_id: int) -> None:
@@ -125,38 +123,25 @@ def release(transaction: Transaction, claimed: Claim, case: Case, next_look_at: 
 
     A hint that came meanwhile makes it due at once.
     """
-    unhinted = packages.c.hint_seq == claimed.hint_seq
-    changed = (
-        sa.update(packages)
-        .where(*_ours(claimed))
-        .values(
-            **_columns(case),
-            due_at=sa.case(
-                (unhinted, sa.literal(next_look_at, Instant())),
-                else_=sa.literal(transaction.now + MIN_LOOK_INTERVAL, Instant()),
-            ),
-            hinted=sa.case((unhinted, sa.false()), else_=sa.true()),
-            leased_until=None,
-            changed_at=transaction.now,
-        )
-    )
-    return transaction.execute(changed).rowcount == 1
+    changed = _columns(case) | {
+        "changed_at": transaction.now,
+        "seen_hint_seq": claimed.hint_seq,
+        "next_look_at": next_look_at,
+        "hinted_look_at": transaction.now + MIN_LOOK_INTERVAL,
+    }
+    return transaction.execute(_RELEASED, changed | _ours(claimed)).rowcount == 1
 
 
 def renew(transaction: Transaction, claimed: Claim, case: Case, lease: timedelta) -> bool:
     """Writes the case and extends a lease that still runs. False where it does not, or is not ours."""
-    changed = (
-        sa.update(packages)
-        .where(*_ours(claimed), packages.c.leased_until > transaction.now)
-        .values(**_columns(case), leased_until=transaction.now + lease, changed_at=transaction.now)
-    )
-    return transaction.execute(changed).rowcount == 1
+    now = transaction.now
+    changed = _columns(case) | {"changed_at": now, "leased_until": now + lease, "now": now}
+    return transaction.execute(_RENEWED, changed | _ours(claimed)).rowcount == 1
 
 
 def find(transaction: Transaction, package_id: int) -> sa.RowMapping | None:
     """The whole row of a package."""
-    found = transaction.execute(sa.select(packages).where(packages.c.package_id == package_id))
-    return found.mappings().first()
+    return transaction.execute(_ROW, {"package_id": package_id}).mappings().first()
 
 
 def cases_of(transaction: Transaction, package_ids: Sequence[int]) -> dict[int, Case]:
@@ -324,22 +309,13 @@ def _anything_due(database: Database) -> bool:
 def _due(transaction: Transaction, *, hinted: bool, most: int) -> list[int]:
     if most <= 0:
         return []
-    found = transaction.execute(
-        sa.select(packages.c.package_id)
-        .where(packages.c.hinted == hinted, *is_due(transaction.now))
-        .order_by(packages.c.due_at)
-        .limit(most)
-        .with_for_update(skip_locked=True)
-    )
+    found = transaction.execute(_DUE, {"hinted": hinted, "now": transaction.now, "most": most})
     return list(found.scalars())
 
 
 def _take(transaction: Transaction, package_ids: Iterable[int], lease: timedelta) -> tuple[Claim, ...]:
     taken = transaction.execute(
-        sa.update(packages)
-        .where(packages.c.package_id.in_(list(package_ids)))
-        .values(leased_until=transaction.now + lease, fence=packages.c.fence + 1)
-        .returning(packages)
+        _TAKEN, {"package_ids": list(package_ids), "leased_until": transaction.now + lease}
     ).mappings()
     return tuple(claimed for row in taken if (claimed := _claim_of(row)) is not None)
 
@@ -356,12 +332,54 @@ def _claim_of(row: sa.RowMapping) -> Claim | None:
         return None
 
 
-def _not_before_last_look(now: datetime) -> sa.ColumnElement[Any]:
-    """A second after the last look; now, if that is past or, after a clock was set back, far away."""
-    soonest = _earlier(packages.c.last_look_at, -MIN_LOOK_INTERVAL)
-    near = sa.and_(soonest > now, soonest <= now + MIN_LOOK_INTERVAL)
-    return sa.case((near, soonest), else_=sa.literal(now, Instant()))
+@cache
+def _hinting(insert: Inserting) -> sa.Executable:
+    hint = insert(packages)
+    now: sa.ColumnElement[Any] = hint.excluded.due_at
+    # A second after the last look; now, if that is past or, after a clock was set back, far away.
+    after_last_look = _earlier(packages.c.last_look_at, -MIN_LOOK_INTERVAL)
+    near = sa.and_(after_last_look > now, after_last_look <= _instant("within_a_second"))
+    soonest = sa.case((near, after_last_look), else_=now)
+    later = sa.or_(packages.c.due_at.is_(None), packages.c.due_at > soonest)
+    return hint.on_conflict_do_update(
+        index_elements=[packages.c.package_id],
+        set_={
+            "hint_seq": packages.c.hint_seq + 1,
+            "hinted": True,
+            "due_at": sa.case((later, soonest), else_=packages.c.due_at),
+        },
+    )
 
 
-def _ours(claimed: Claim) -> tuple[sa.ColumnElement[bool], ...]:
-    return packages.c.package_id == claimed.case.package_id, packages.c.fence == claimed.fence
+def _instant(name: str) -> sa.BindParameter[datetime]:
+    return sa.bindparam(name, type_=Instant())
+
+
+def _ours(claimed: Claim) -> dict[str, int]:
+    return {"mine": claimed.case.package_id, "my_fence": claimed.fence}
+
+
+_ROW = sa.select(packages).where(packages.c.package_id == sa.bindparam("package_id"))
+_DUE = (
+    sa.select(packages.c.package_id)
+    .where(packages.c.hinted == sa.bindparam("hinted"), *is_due(_instant("now")))
+    .order_by(packages.c.due_at)
+    .limit(sa.bindparam("most", type_=sa.BigInteger))
+    .with_for_update(skip_locked=True)
+)
+_TAKEN = (
+    sa.update(packages)
+    .where(packages.c.package_id.in_(sa.bindparam("package_ids", expanding=True)))
+    .values(fence=packages.c.fence + 1)
+    .returning(packages)
+)
+_WITH_MY_FENCE = sa.update(packages).where(
+    packages.c.package_id == sa.bindparam("mine"), packages.c.fence == sa.bindparam("my_fence")
+)
+_RENEWED = _WITH_MY_FENCE.where(packages.c.leased_until > _instant("now"))
+_UNHINTED = packages.c.hint_seq == sa.bindparam("seen_hint_seq")
+_RELEASED = _WITH_MY_FENCE.values(
+    due_at=sa.case((_UNHINTED, _instant("next_look_at")), else_=_instant("hinted_look_at")),
+    hinted=sa.case((_UNHINTED, sa.false()), else_=sa.true()),
+    leased_until=None,
+)

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ from tests.reliability import campaign, matrix, volume
 from tests.reliability.campaign import percentile
 from tests.reliability.fleet import ROOT
 from tests.reliability.ledger import Judgement
-from tests.simulation.__main__ import found_in
+from tests.simulation.__main__ import PART, found_in
 from tests.simulation.history import draw
 from tests.simulation.run import Storage
 
@@ -145,11 +146,17 @@ _LOST, _DOUBLE, _FALSE = ("hints", "accounting"), ("commands", "effects", "holds
 
 
 def _simulated(seeds: range) -> Result:
-    storage, found = Storage(), Counter[str]()
-    for seed in seeds:
-        found.update(one.partition(":")[0] for one in found_in(draw(seed), storage))
+    shares = [range(start, min(start + PART, seeds.stop)) for start in seeds[::PART]]
+    with ProcessPoolExecutor() as processes:
+        found = sum(processes.map(_violations, shares), Counter[str]())
     lost, double, false_success = (sum(found[kind] for kind in kinds) for kinds in (_LOST, _DOUBLE, _FALSE))
     return Result({"histories": len(seeds)}, lost, double, false_success, found.total() - lost - double - false_success)
+
+
+def _violations(seeds: range) -> Counter[str]:
+    logging.disable()
+    storage = Storage()
+    return Counter(one.partition(":")[0] for seed in seeds for one in found_in(draw(seed), storage))
 
 
 # What is finished already.

@@ -46,7 +46,7 @@ class Sabotage:
 SABOTAGES = (
     Sabotage(
         "no fence in release and renew",
-        (("service/worklist.py", ", packages.c.fence == claimed.fence", ""),),
+        (("service/worklist.py", ', packages.c.fence == sa.bindparam("my_fence")', ""),),
         ("tests/integration/test_worklist.py",),
     ),
     Sabotage(
@@ -88,7 +88,7 @@ SABOTAGES = (
     ),
     Sabotage(
         "a hint under a lease is forgotten",
-        (("service/worklist.py", "unhinted = packages.c.hint_seq == claimed.hint_seq", "unhinted = sa.true()"),),
+        (("service/worklist.py", 'packages.c.hint_seq == sa.bindparam("seen_hint_seq")', "sa.true()"),),
         ("tests/integration/test_worklist.py",),
     ),
     Sabotage(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.sql.visitors import ExternallyTraversible, replacement_traverse
 
 from service import inbox, journal, policy, worklist
 from service.database import Transaction, attempts, packages
@@ -25,7 +26,10 @@ SEEDS = range(1, 501)
 
 def fence_unchecked(patch: pytest.MonkeyPatch) -> None:
     """Whoever once held the lease may write for ever."""
-    patch.setattr(worklist, "_ours", _any_holder)
+    patch.setattr(worklist, "_ours", lambda claimed: {"mine": claimed.case.package_id})
+    for statement in ("_RELEASED", "_RENEWED"):
+        unchecked: sa.Update = getattr(worklist, statement)
+        patch.setattr(worklist, statement, replacement_traverse(unchecked, {}, _any_fence))
 
 
 def gate_open(patch: pytest.MonkeyPatch) -> None:
@@ -119,8 +123,8 @@ def test_a_safeguard_taken_out_is_missed_within_500_histories(
     assert found_in(likely, storage) or any(found_in(draw(seed), storage) for seed in SEEDS)
 
 
-def _any_holder(claimed: Claim) -> tuple[sa.ColumnElement[bool], ...]:
-    return (packages.c.package_id == claimed.case.package_id,)
+def _any_fence(element: ExternallyTraversible, **_: Any) -> ExternallyTraversible | None:
+    return packages.c.fence if isinstance(element, sa.BindParameter) and element.key == "my_fence" else None
 
 
 def _opened_regardless(
