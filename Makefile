@@ -28,6 +28,7 @@ run: $(VENV)/run.stamp ## Run Autoship: against your OMS if its variables are se
 	fi
 
 test: $(VENV)/test.stamp ## Run every test; the unit tests must cover the pure modules to the last branch
+	@tests/system_packages.sh
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest tests/unit
 	$(BIN)/coverage report --include=$(PURE) --show-missing --fail-under=100
