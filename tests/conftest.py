@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,14 @@ MINIMAL = {
     "SHIP_TRANSITION_ID": "12",
     "WEBHOOK_SECRETS": SECRET,
 }
+
+
+@pytest.fixture
+def unlogged() -> Iterator[None]:
+    """For thousands of looks whose log nobody reads."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

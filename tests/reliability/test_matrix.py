@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
 import pytest
@@ -14,12 +13,7 @@ from tests.reliability.matrix import FOR_A_PERSON, OPERATIONS, Row, cells
 from tests.reliability.shift import Shift, Step, a_shift, proven_by, violations
 from tests.simulation.run import Storage
 
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    logging.disable()
-    yield
-    logging.disable(logging.NOTSET)
+pytestmark = pytest.mark.usefixtures("unlogged")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

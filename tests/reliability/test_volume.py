@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-
 import pytest
 
 from tests.reliability import volume
 from tests.simulation.run import Storage
 
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    logging.disable()
-    yield
-    logging.disable(logging.NOTSET)
+pytestmark = pytest.mark.usefixtures("unlogged")
 
 
 def test_commands_that_time_out_are_settled_by_what_is_read_and_never_repeated_where_they_were_applied() -> None:

@@ -11,6 +11,7 @@ from tests.simulation.__main__ import first_violation, found_in, told
 from tests.simulation.history import Answered, Disruption, Event, History, Logged, Move, Order, Post, Shown, draw
 from tests.simulation.run import Simulation, Storage
 
+pytestmark = pytest.mark.usefixtures("unlogged")
 LATE = Answered(71, Ambiguous("ReadTimeout"), 10, applied_after_s=19.2)
 
 # What each of them once led to.

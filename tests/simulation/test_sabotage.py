@@ -21,6 +21,7 @@ from tests.simulation.history import Answered, History, Move, Outdated, Post, dr
 from tests.simulation.run import Storage
 from tests.simulation.test_histories import a_history
 
+pytestmark = pytest.mark.usefixtures("unlogged")
 SEEDS = range(1, 501)
 
 
