@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 
-from service import api, explain
+from service import explain, lookup
 from service.config import Config
 from service.database import Database, packages, workers
 from service.policy import CaseState
@@ -190,7 +190,7 @@ def test_a_package_never_seen_is_read_from_the_oms_and_stays_unseen(client: Flas
 def test_one_package_at_a_time_is_read_from_the_oms_and_others_are_told_so(
     client: FlaskClient, floor: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "OMS_PATIENCE_S", 0.1)
+    monkeypatch.setattr(lookup, "OMS_PATIENCE_S", 0.1)
     reading, release = threading.Event(), threading.Event()
 
     def read_slowly(oms: FaultyOms, request: Request) -> Response:
