@@ -121,11 +121,11 @@ class _Console:
         if not self._tries.take():
             logs.emit("console.refused", reason="too_many")
             problem = "Too many wrong tokens. Wait some seconds, then try again."
-            return render_template("sign_in.html", package_id=package_id, name=name, problem=problem), 429, _RETRY
+            return render_template("sign_in.html", package_id=package_id, typed=name, problem=problem), 429, _RETRY
         if not hmac.compare_digest(request.form.get("token", "").strip().encode(), self._config.admin_token.encode()):
             logs.emit("console.refused", reason="token")
             problem = "That is not the token. It is what ADMIN_TOKEN is set to."
-            return render_template("sign_in.html", package_id=package_id, name=name, problem=problem), 403
+            return render_template("sign_in.html", package_id=package_id, typed=name, problem=problem), 403
         self._tries.give_back()
         if not name:
             problem = "Type your name: it is kept with what you do here."

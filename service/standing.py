@@ -50,6 +50,11 @@ class Concern:
     since: datetime | None
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether no package ships because of it."""
+        return self.name in _STOPPING
+
+    @property
     def can_be_resumed(self) -> bool:
         """Whether `resume` is an answer to it."""
         return self.name in _RESUMABLE
@@ -96,6 +101,8 @@ def _headline(found: Vitals, concerns: tuple[Concern, ...], *, live: bool) -> st
         return f"{concerns[0].title[0].upper()}{concerns[0].title[1:]}."
     if found.paused_at is not None:
         return f"Paused for {lasting(found.now - found.paused_at)} {found.pause_cause}."
+    if found.hold_off_until is not None and found.now < found.hold_off_until:
+        return f"The OMS asked everybody to wait, for {lasting(found.hold_off_until - found.now)} more."
     if not live:
         return "Shadow mode: packages are judged, nothing is commanded."
     if concerns:
