@@ -55,7 +55,7 @@ def show(driver: Chrome, width: int, height: int, *, dark: bool = False) -> None
 
 def requests_of(driver: Chrome) -> list[str]:
     """The addresses of everything that pages have asked for since the last call."""
-    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]  # type: ignore[no-untyped-call]
     return [_address(event) for event in events if event["method"] == "Network.requestWillBeSent"]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -25,12 +26,11 @@ from tests.oms_faults import FaultyOms, Outcome, words
 TOKEN = "a-long-token-for-tests"
 REFUSED, IGNORED, MIXED, NEVER_SEEN, SHIPPED = 301, 302, 311, 950, 100
 HOSTILE = '<script>document.title="owned"</script> "Zeynep" & <b>co</b>'
-SETTINGS = {
-    "ADMIN_TOKEN": TOKEN,
-    "ADOPT_MAX": "0",
-    "COMMAND_MAX_ATTEMPTS": "2",
-    "SHIP_SLUG": "ship-without-integration",
-}
+SETTINGS = {"ADMIN_TOKEN": TOKEN, "COMMAND_MAX_ATTEMPTS": "2", "SHIP_SLUG": "ship-without-integration"}
+# For tests: nothing is waited for long, and only the console asks for packages never seen.
+QUICK = {"SETTLE_S": "0.2", "RETRY_BASE_S": "0.2", "SWEEP_INTERVAL_S": "0"}
+
+Event = tuple[datetime, Callable[[], object]]
 
 
 class Clock:
@@ -64,6 +64,7 @@ class Stage:
     store: Database
     clock: Clock
     variables: Mapping[str, str]
+    shipped: int
     rng: random.Random = field(default_factory=lambda: random.Random(7))
 
     def play(self, until: datetime) -> None:
@@ -85,33 +86,29 @@ class Stage:
             transaction.execute(sa.insert(workers).values(row))
         oms.close()
 
-    def _plan(
-        self, until: datetime, announce: Callable[[int], None]
-    ) -> Iterator[tuple[datetime, Callable[[], object]]]:
+    def _plan(self, until: datetime, announce: Callable[[int], None]) -> Iterator[Event]:
         """What happens when; most packages are packed and announced in the last nine hours."""
-        for number in range(72):
+        for number in range(self.shipped):
             package_id, at = SHIPPED + number, until - timedelta(minutes=self.rng.uniform(20, 540))
             is_late = number % 8 == 5
             self.oms.create(package_id, ["200" if is_late else sandbox.PACKED], state=sandbox.PACKED)
             self.oms.packages[package_id].lag = int(number % 5 == 3)
-            yield at, lambda one=package_id: announce(one)
+            yield at, partial(announce, package_id)
             if is_late:
                 minutes = self.rng.choice([0.2, 0.5, 2, 10])
-                yield at + timedelta(minutes=minutes), lambda one=package_id: self._finish(one)
-        for package_id, mixed in ((REFUSED, 0), (IGNORED, 0), *((MIXED + n, 1) for n in range(3))):
-            items = [sandbox.PACKED] + ["200"] * mixed
+                yield at + timedelta(minutes=minutes), partial(self.oms.set_items, package_id, [sandbox.PACKED])
+        for package_id in (REFUSED, IGNORED, *range(MIXED, MIXED + 3)):
+            items = [sandbox.PACKED, "200"] if package_id >= MIXED else [sandbox.PACKED]
             self.oms.create(package_id, items, state=sandbox.PACKED)
-            yield until - timedelta(minutes=self.rng.uniform(70, 200)), lambda one=package_id: announce(one)
+            yield until - timedelta(minutes=self.rng.uniform(70, 200)), partial(announce, package_id)
         for package_id in range(320, 324):
             self.oms.create(package_id, ["400"])
-            yield until - timedelta(minutes=5), lambda one=package_id: announce(one)
+            yield until - timedelta(minutes=5), partial(announce, package_id)
         for package_id in range(330, 336):
             self.oms.create(package_id, [sandbox.PACKED], state=sandbox.PACKED)
             end = self.oms.ship_by_hand if package_id % 2 else self.oms.cancel
-            yield until - timedelta(hours=3), lambda one=package_id, end=end: (end(one), announce(one))
-
-    def _finish(self, package_id: int) -> None:
-        self.oms.set_items(package_id, [sandbox.PACKED])
+            yield until - timedelta(minutes=181), partial(end, package_id)
+            yield until - timedelta(minutes=180), partial(announce, package_id)
 
     def _sweep(self, oms: Oms) -> None:
         swept = Sweeper(self.config, self.store, oms, lambda seconds: False).sweep_if_due(at_once=True)
@@ -135,16 +132,16 @@ class Stage:
 
 
 @contextmanager
-def staged(database_url: str, until: datetime, zone: str) -> Iterator[Stage]:
+def staged(database_url: str, until: datetime, zone: str, shipped: int, **settings: str) -> Iterator[Stage]:
     """The day, played to its end at this moment."""
     clock = Clock(until - timedelta(hours=12))
     oms = Warehouse(clock=clock, shipped="600")
     with sandbox.serve(oms) as server:
-        variables = {**MINIMAL, **SETTINGS, "DATABASE_URL": database_url, "DISPLAY_TZ": zone}
+        variables = {**MINIMAL, **SETTINGS, **settings, "DATABASE_URL": database_url, "DISPLAY_TZ": zone}
         variables |= {"OMS_BASE_URL": server.url, "OMS_TOKEN": oms.token, "SHIP_TRANSITION_ID": str(oms.transition_id)}
         store = Database(database_url, clock=clock)
         store.migrate(server.url)
-        stage = Stage(oms, configuration.load(variables), store, clock, variables)
+        stage = Stage(oms, configuration.load(variables), store, clock, variables, shipped)
         stage.play(until)
         yield stage
         store.dispose()

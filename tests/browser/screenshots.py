@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as place,
-        staged(f"sqlite:///{place}/autoship.db", UNTIL, "Europe/Istanbul") as stage,
+        staged(f"sqlite:///{place}/autoship.db", UNTIL, "Europe/Istanbul", shipped=72) as stage,
         served(stage) as url,
         browser(Path(place) / "profile") as driver,
     ):
