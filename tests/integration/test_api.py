@@ -256,6 +256,18 @@ def test_an_operator_rechecks_dismisses_pauses_and_resumes(
     ]
 
 
+@on_sqlite
+def test_an_act_may_say_why_and_what_is_no_reason_is_answered_400(client: FlaskClient, floor: Floor) -> None:
+    for body in (b'{"why": 7}', b"[]", b"x", b"[" * 5000, b"\xff"):
+        refused = [client.post(address, data=body, headers=BEARER) for method, address in ADDRESSES if method == "POST"]
+        assert {answer.status_code for answer in refused} == {400}
+    assert floor.due_at(73) is None
+    for said in ({"why": "sold\nout"}, {}):
+        assert client.post("/api/v1/packages/73/recheck", json=said, headers=BEARER).status_code == 202
+    acts = [entry["text"] for entry in floor.told(73)["timeline"] if entry["kind"] == "operator"]
+    assert acts == ["asked to look: sold out", "asked to look again"]
+
+
 def test_without_a_database_every_act_is_answered_503_and_nothing_is_done(
     configured: Callable[..., Config], database: Database, database_url: str
 ) -> None:
