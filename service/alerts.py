@@ -17,8 +17,8 @@ from enum import StrEnum
 import apprise
 import sqlalchemy as sa
 
-from service import logs, vitals
-from service.brakes import BY_OPERATOR, TOKEN_REJECTED
+from service import brakes, logs, vitals
+from service.brakes import TOKEN_REJECTED
 from service.config import Config
 from service.database import Database, Transaction
 from service.database import alerts as table
@@ -79,7 +79,7 @@ def _token_rejected(found: Vitals) -> bool:
 
 
 def _capped(found: Vitals) -> bool:
-    return found.paused_at is not None and found.pause_cause != BY_OPERATOR
+    return found.paused_at is not None and not brakes.is_by_person(found.pause_cause)
 
 
 def _piling_up(found: Vitals) -> int:

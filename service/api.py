@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import hmac
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+import json
+from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
-from werkzeug.exceptions import BadRequest, NotFound, ServiceUnavailable
+from werkzeug.exceptions import BadRequest, NotFound
 
 from service import explain, metrics, operator, vitals, worklist
 from service.config import Config
 from service.database import Database
-from service.login import credentials
-from service.oms import Oms
-from service.operator import Acted
+from service.lookup import Lookup, Turn
+from service.operator import Acted, Word
 from service.policy import CaseState, Reason
 from service.vitals import Vitals
 from service.wire import MAX_ID
 
 PAGE = 100
 MAX_PAGE = 500
-OMS_PATIENCE_S = 5.0
 _PACKAGE = "/api/v1/packages/<int:package_id>"
 
-Turn = Callable[[], AbstractContextManager[None]]
 
-
-def blueprint(config: Config, database: Database, turn: Turn) -> Blueprint:
-    """The pages of operators. `turn` waits for the right to use the database, as everybody does."""
-    pages = _Pages(config, database, turn)
+def blueprint(config: Config, database: Database, lookup: Lookup, turn: Turn) -> Blueprint:
+    """The pages of operators' programs."""
+    pages = _Pages(config, database, lookup, turn)
     api = Blueprint("api", __name__)
     api.before_request(_bearer_check(config.admin_token))
     api.after_request(_not_stored)
@@ -52,11 +47,11 @@ def blueprint(config: Config, database: Database, turn: Turn) -> Blueprint:
 class _Pages:
     """The answers."""
 
-    def __init__(self, config: Config, database: Database, turn: Turn) -> None:
+    def __init__(self, config: Config, database: Database, lookup: Lookup, turn: Turn) -> None:
         self._config = config
         self._database = database
+        self._lookup = lookup
         self._turn = turn
-        self._oms_is_free = threading.Lock()
 
     def scrape(self) -> Response:
         return Response(metrics.render(self._vitals()), content_type=metrics.CONTENT_TYPE)
@@ -73,13 +68,9 @@ class _Pages:
         return jsonify(results=shown, next=shown[-1]["id"] if len(rows) > limit else None)
 
     def explained(self, package_id: int) -> Response:
-        with self._turn():
-            told = explain.stored(self._database, _checked(package_id))
-        if told is None:
-            with self._oms() as oms:
-                told = explain.unseen(self._database, oms, self._config.settings, package_id)
-            if told["would"] is None:
-                raise NotFound
+        told = self._lookup.explain(_checked(package_id))
+        if told.get("would", "known") is None:
+            raise NotFound
         return jsonify(told)
 
     def recheck(self, package_id: int) -> tuple[Response, int]:
@@ -98,26 +89,17 @@ class _Pages:
         with self._turn():
             return vitals.read(self._database)
 
-    def _act_on(self, act: Callable[[Database, int], Acted], package_id: int) -> tuple[Response, int]:
+    def _act_on(self, act: Callable[[Database, int, Word], Acted], package_id: int) -> tuple[Response, int]:
+        word = _word()
         with self._turn():
-            acted = act(self._database, _checked(package_id))
+            acted = act(self._database, _checked(package_id), word)
         return jsonify(id=package_id, done=acted.done, text=acted.text), 202
 
-    def _brake(self, act: Callable[[Database], Acted], *, paused: bool) -> tuple[Response, int]:
+    def _brake(self, act: Callable[[Database, Word], Acted], *, paused: bool) -> tuple[Response, int]:
+        word = _word()
         with self._turn():
-            acted = act(self._database)
+            acted = act(self._database, word)
         return jsonify(paused=paused, changed=acted.done), 202
-
-    @contextmanager
-    def _oms(self) -> Iterator[Oms]:
-        """A client of the OMS, for one request at a time: who asks for packages never seen must not be its load."""
-        if not self._oms_is_free.acquire(timeout=OMS_PATIENCE_S):
-            raise ServiceUnavailable
-        try:
-            with closing(Oms(self._config.oms, credentials(self._config.oms, self._database))) as oms:
-                yield oms
-        finally:
-            self._oms_is_free.release()
 
 
 def _bearer_check(token: str) -> Callable[[], tuple[Response, int, dict[str, str]] | None]:
@@ -157,6 +139,19 @@ def _checked(package_id: int) -> int:
     if not 1 <= package_id <= MAX_ID:
         raise NotFound
     return package_id
+
+
+def _word() -> Word:
+    """Why the act is asked for: `why` of a JSON object, if there is a body at all."""
+    body = request.get_data()
+    try:
+        document = json.loads(body) if body else {}
+    except (ValueError, RecursionError) as problem:
+        raise BadRequest from problem
+    why = document.get("why", "") if isinstance(document, dict) else None
+    if not isinstance(why, str):
+        raise BadRequest
+    return Word(why=why)
 
 
 def _choice(name: str, choices: type[CaseState] | type[Reason]) -> str | None:

@@ -26,6 +26,7 @@ from service.snapshot import PackageSnapshot
 RATE_USED_UP = "the rate is used up"
 TOKEN_REJECTED = "the OMS does not accept the token (401)"  # noqa: S105 - no token, a sentence about one
 BY_OPERATOR = "by an operator"
+_BY = "by "
 # Stands where the package would that an answer is about.
 SWEEP = 0
 PROBE_INTERVAL = timedelta(seconds=30)
@@ -163,6 +164,11 @@ def note_listed(transaction: Transaction) -> str | None:
     """The list was answered: takes off the brake that its refusal had put on. What changed, in words, or None."""
     found = read(transaction, lock=True)
     return _note_progress(transaction, found, Operation.READ) if found.breaker_package_id == SWEEP else None
+
+
+def is_by_person(cause: str | None) -> bool:
+    """Whether a person paused: that cause names one, ours do not."""
+    return (cause or "").startswith(_BY)
 
 
 def pause(transaction: Transaction, cause: str) -> bool:

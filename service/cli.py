@@ -45,7 +45,7 @@ from service.hooks import Plan, Step
 from service.inbox import Receipt
 from service.login import credentials
 from service.oms import Oms
-from service.operator import Acted
+from service.operator import Acted, Word
 from service.policy import CaseState, NotFound, Reason
 from service.rules import Rule, Rules
 from service.snapshot import PackageSnapshot
@@ -58,7 +58,6 @@ _PORT_WAIT_S = 5.0
 _SWEEP_WAIT_S = 2.0
 _PAGE = 500
 _PREVIEW = 20
-_DISMISSIBLE = (CaseState.WAITING, CaseState.WOULD_SHIP, CaseState.NEEDS_ATTENTION)
 
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -122,6 +121,10 @@ def _json_option(command: Callable[..., None]) -> Callable[..., None]:
 
 _PACKAGE_ID = click.IntRange(1, MAX_ID)
 _REASON = click.Choice([reason.value for reason in Reason])
+
+
+def _why_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option("--why", default="", help="Kept in the timeline.")(command)
 
 
 def _yes_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -340,49 +343,55 @@ def doctor_command(context: click.Context, as_json: bool) -> None:
 
 @main.command()
 @click.argument("package_ids", type=_PACKAGE_ID, nargs=-1, required=True)
+@_why_option
 @_yes_option
 @_json_option
-def recheck(package_ids: Sequence[int], yes: bool, as_json: bool) -> None:
+def recheck(package_ids: Sequence[int], why: str, yes: bool, as_json: bool) -> None:
     """Look at packages with fresh budgets: new ones, waiting ones, and those that wait for a person."""
     _, database = _stored()
     if len(package_ids) > 1:
         _confirm("Recheck", database, package_ids, yes)
     for package_id in package_ids:
-        _report(package_id, operator.recheck(database, package_id), as_json)
+        _report(package_id, operator.recheck(database, package_id, Word(why=why)), as_json)
 
 
 @main.command()
 @click.argument("package_ids", type=_PACKAGE_ID, nargs=-1)
 @click.option("--reason", type=_REASON, metavar="REASON", help="All that have this reason.")
+@_why_option
 @_yes_option
 @_json_option
-def dismiss(package_ids: Sequence[int], reason: str | None, yes: bool, as_json: bool) -> None:
+def dismiss(package_ids: Sequence[int], reason: str | None, why: str, yes: bool, as_json: bool) -> None:
     """Leave packages alone for as long as they stay Packed."""
     if bool(package_ids) == bool(reason):
         raise click.UsageError("name packages or a --reason, one of the two")
     _, database = _stored()
     if reason is not None:
-        package_ids = [row["package_id"] for row in _listed(database, None, reason) if row["state"] in _DISMISSIBLE]
+        package_ids = [
+            row["package_id"] for row in _listed(database, None, reason) if row["state"] in worklist.DISMISSIBLE
+        ]
     if reason is not None or len(package_ids) > 1:
         _confirm("Dismiss", database, package_ids, yes)
     for package_id in package_ids:
-        _report(package_id, operator.dismiss(database, package_id), as_json)
+        _report(package_id, operator.dismiss(database, package_id, Word(why=why)), as_json)
 
 
 @main.command()
+@_why_option
 @_json_option
-def pause(as_json: bool) -> None:
+def pause(why: str, as_json: bool) -> None:
     """Send no more commands until resume; deliveries are still accepted."""
     _, database = _stored()
-    _report_brakes(True, operator.pause(database), as_json)
+    _report_brakes(True, operator.pause(database, Word(why=why)), as_json)
 
 
 @main.command()
+@_why_option
 @_json_option
-def resume(as_json: bool) -> None:
+def resume(why: str, as_json: bool) -> None:
     """Allow commands again and close the breaker."""
     _, database = _stored()
-    _report_brakes(False, operator.resume(database), as_json)
+    _report_brakes(False, operator.resume(database, Word(why=why)), as_json)
 
 
 @main.command("sweep")

@@ -33,7 +33,7 @@ from sqlalchemy.sql.expression import Executable
 
 from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnavailable
 
-HEAD = "0003"
+HEAD = "0004"
 # A sender is answered 503 when there was no commit within 5 s.
 PATIENCE_S = 4.5
 # For each process: enough for the web's 8 threads; the looks of a worker share them, as each needs one only for
@@ -116,6 +116,8 @@ packages = sa.Table(
     ),
     sa.Index("packages_state", "state", "reason", "package_id"),
     sa.Index("packages_first_hint", "first_hint", "created_at"),
+    sa.Index("packages_number", "number"),
+    sa.Index("packages_order_number", "order_number"),
 )
 
 deliveries = sa.Table(

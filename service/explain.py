@@ -1,4 +1,4 @@
-"""Why a package is where it is: one function for the command line, and later for the API and the console."""
+"""Why a package is where it is: one function for the command line, the API and the console."""
 
 from __future__ import annotations
 
@@ -225,9 +225,16 @@ def listed(row: sa.RowMapping) -> dict[str, Any]:
     return {"id": row["package_id"], **{name: row[name] for name in names}, "next_check_at": instant(row["due_at"])}
 
 
+def meaning_of(row: sa.RowMapping) -> tuple[str, str]:
+    """What the state of a package's row means, and what to do."""
+    reason = None if row["reason"] is None else Reason(row["reason"])
+    meaning, advice = MEANINGS[CaseState(row["state"]), reason]
+    return meaning, _advice(advice, row["package_id"])
+
+
 def table_line(row: sa.RowMapping) -> str:
     """One package in a line under `TABLE_HEADER`."""
-    meaning = MEANINGS[CaseState(row["state"]), None if row["reason"] is None else Reason(row["reason"])][0]
+    meaning, _ = meaning_of(row)
     number, reason = row["number"] or "", row["reason"] or ""
     return f"{row['package_id']:>10}  {number:<12} {row['state']:<16} {reason:<25} {meaning}"
 

@@ -13,6 +13,8 @@ from service.outcome import Command, CommandAnswer, Refused, Unauthorised
 from service.policy import Attempt, Note, Outcome, Resolution
 
 PACKAGES_TO_LEARN_FROM = 3
+# Stands where the package would in the timeline of the service itself.
+SERVICE = 0
 
 _OF_EPISODE = (
     sa.select(attempts)
@@ -105,6 +107,20 @@ def note(transaction: Transaction, package_id: int, notes: Iterable[Note]) -> No
 def timeline_of(transaction: Transaction, package_id: int) -> Sequence[sa.RowMapping]:
     """The package's timeline, oldest first."""
     query = sa.select(timeline).where(timeline.c.package_id == package_id).order_by(timeline.c.entry_id)
+    return transaction.execute(query).mappings().all()
+
+
+def entered_at(transaction: Transaction, package_ids: Sequence[int], state: str) -> dict[int, datetime]:
+    """When each of these packages last came into a state, as far as the timeline goes back."""
+    into = timeline.c.package_id.in_(package_ids), timeline.c.kind.like(f"{state}/%")
+    query = sa.select(timeline.c.package_id, sa.func.max(timeline.c.at).label("at")).where(*into)
+    found = transaction.execute(query.group_by(timeline.c.package_id)).mappings()
+    return {row["package_id"]: row["at"] for row in found}
+
+
+def newest_of_service(transaction: Transaction, limit: int) -> Sequence[sa.RowMapping]:
+    """The service's own timeline, newest first."""
+    query = sa.select(timeline).where(timeline.c.package_id == SERVICE).order_by(timeline.c.at.desc()).limit(limit)
     return transaction.execute(query).mappings().all()
 
 

@@ -128,6 +128,13 @@ EVENTS: Mapping[str, Event] = {
     "brake.changed": Event(
         logging.WARNING, "The OMS made all workers wait, or may be asked again.", ("package_id", "cause"), alert=True
     ),
+    "console.signed_in": Event(logging.INFO, "A person signed in to the console; the name stands with what is done."),
+    "console.refused": Event(
+        logging.WARNING,
+        "A sign-in with a wrong token (`token`), one too soon after others (`too_many`), or a form that was not from "
+        "the session it came with (`form`).",
+        ("reason",),
+    ),
     "operator.acted": Event(
         logging.INFO,
         "A person did this to a package or to the brakes; `changed` is false where there was nothing to change.",

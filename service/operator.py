@@ -1,6 +1,7 @@
 """What a person does to packages and brakes: one function for each act, however it was asked for.
 
-Each leaves a line in the package's timeline and one in the log of the process that carried it out.
+Each leaves a line in the package's timeline, acts on the brakes one in the service's own, and one in the log of the
+process that carried it out. Who and why stand in the timeline alone: the log holds no words of people.
 """
 
 from __future__ import annotations
@@ -9,8 +10,35 @@ from dataclasses import dataclass
 
 from service import brakes, journal, logs, worklist
 from service.brakes import BY_OPERATOR
-from service.database import Database
+from service.database import Database, Transaction
 from service.policy import Note, Reason
+
+MAX_NAME = 60
+MAX_WHY = 200
+DISMISSED = "dismissed"
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Who asks for an act and why, as they said it; empty where they did not."""
+
+    by: str = ""
+    why: str = ""
+
+    def added_to(self, act: str) -> str:
+        """The act with who and why: `dismissed, by Ayşe: shipped by hand`."""
+        by = f", by {tidy(self.by, MAX_NAME)}" if self.by else ""
+        return f"{act}{by}{self._because()}"
+
+    def as_cause(self) -> str:
+        """The same as the cause of a pause: `by Ayşe: stock count`."""
+        return (f"by {tidy(self.by, MAX_NAME)}" if self.by else BY_OPERATOR) + self._because()
+
+    def _because(self) -> str:
+        return f": {tidy(self.why, MAX_WHY)}" if self.why else ""
+
+
+NO_WORD = Word()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +49,12 @@ class Acted:
     text: str
 
 
-def recheck(database: Database, package_id: int) -> Acted:
+def tidy(text: str, limit: int) -> str:
+    """What a person typed, on one line: without what cannot be seen or turns the line around, cut to `limit`."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:limit].rstrip()
+
+
+def recheck(database: Database, package_id: int, word: Word = NO_WORD) -> Acted:
     """Looks at a package with fresh budgets, held or not, known or not."""
     with database.transaction() as transaction:
         row = worklist.find(transaction, package_id)
@@ -29,35 +62,43 @@ def recheck(database: Database, package_id: int) -> Acted:
             worklist.hint(database, transaction, package_id, "operator")
         elif row["reason"] == Reason.ACCEPTED_BUT_STILL_PACKED:
             journal.give_up_open(transaction, package_id)
-        journal.note(transaction, package_id, [Note("operator", "asked to look again" if row else "asked to look")])
+        _note(transaction, package_id, word.added_to("asked to look again" if row else "asked to look"))
         known = row is not None and worklist.recheck(transaction, package_id)
     text = "is looked at again" if known else "new to us; is looked at now"
     return _recorded("recheck", Acted(True, text), package_id)
 
 
-def dismiss(database: Database, package_id: int) -> Acted:
+def dismiss(database: Database, package_id: int, word: Word = NO_WORD) -> Acted:
     """Leaves a package alone for as long as it stays Packed."""
     with database.transaction() as transaction:
         done = worklist.dismiss(transaction, package_id)
         if done:
-            journal.note(transaction, package_id, [Note("operator", "dismissed")])
+            _note(transaction, package_id, word.added_to(DISMISSED))
     text = "dismissed" if done else "no open case, or a command is under way"
     return _recorded("dismiss", Acted(done, text), package_id)
 
 
-def pause(database: Database) -> Acted:
+def pause(database: Database, word: Word = NO_WORD) -> Acted:
     """Stops new commands; deliveries are still accepted."""
     with database.transaction() as transaction:
-        changed = brakes.pause(transaction, BY_OPERATOR)
+        changed = brakes.pause(transaction, word.as_cause())
+        if changed:
+            _note(transaction, journal.SERVICE, word.added_to("paused"))
     return _recorded("pause", Acted(changed, "paused" if changed else "was paused already"))
 
 
-def resume(database: Database) -> Acted:
+def resume(database: Database, word: Word = NO_WORD) -> Acted:
     """Allows commands again and closes the breaker."""
     with database.transaction() as transaction:
         changed = brakes.resume(transaction)
         worklist.look_again_at(transaction, Reason.BRAKE)
+        if changed:
+            _note(transaction, journal.SERVICE, word.added_to("resumed"))
     return _recorded("resume", Acted(changed, "resumed" if changed else "nothing held commands back"))
+
+
+def _note(transaction: Transaction, package_id: int, text: str) -> None:
+    journal.note(transaction, package_id, [Note("operator", text)])
 
 
 def _recorded(action: str, acted: Acted, package_id: int | None = None) -> Acted:

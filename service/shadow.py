@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service import explain, journal
+from service import explain, journal, operator
 from service.database import Database, Transaction, packages, timeline
 from service.policy import CaseState, Reason, Settings
 
@@ -80,7 +80,7 @@ def _fate(before: Fate, entry: Entry) -> Fate:
         return Fate.AGREED
     if before is not Fate.STILL_PACKED:
         return before
-    dismissed = (entry.kind, entry.text) == ("operator", "dismissed")
+    dismissed = entry.kind == "operator" and entry.text.startswith(operator.DISMISSED)
     if dismissed or (state == CaseState.SKIPPED and reason in (Reason.LEFT_PACKED, Reason.CANCELLED)):
         return Fate.DISAGREED
     return Fate.WITHDRAWN if state in set(CaseState) or entry.kind == "command" else before

@@ -10,13 +10,14 @@ from flask import Flask, Request, Response, jsonify, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
-from service import api, delivery, inbox, logs
+from service import api, console, delivery, inbox, logs
 from service import config as configuration
 from service.config import Config
 from service.database import Database
 from service.delivery import Delivery
 from service.errors import DatabaseUnavailable, DeliveryRejected, OmsUnreachable
 from service.inbox import Receipt
+from service.lookup import Lookup
 
 MAX_BODY_BYTES = 1024 * 1024
 RETRY_AFTER_S = 5
@@ -66,7 +67,9 @@ def create_app(config: Config | None = None, database: Database | None = None) -
     app.add_url_rule("/healthz", "healthz", _alive)
     app.add_url_rule("/readyz", view_func=_readiness(database, turns))
     if config.admin_token:
-        app.register_blueprint(api.blueprint(config, database, turns.take))
+        lookup = Lookup(config, database, turns.take)
+        app.register_blueprint(api.blueprint(config, database, lookup, turns.take))
+        console.install(app, config, database, lookup, turns.take)
     app.register_error_handler(HTTPException, _refused)
     app.register_error_handler(DeliveryRejected, _rejected)
     app.register_error_handler(DatabaseUnavailable, _unavailable)

@@ -27,6 +27,12 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
     return _UNSTORABLE.sub("\ufffd", text[:limit])
 
 
+def id_in(text: str) -> int | None:
+    """The id that a person or an address names, or None where it is none."""
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
+    return number if 1 <= number <= MAX_ID else None
+
+
 @dataclass(frozen=True, slots=True)
 class StateValue:
     """A state as the OMS names it: by number within an enumeration, never by its editable name."""

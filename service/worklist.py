@@ -26,12 +26,14 @@ from service.database import (
 )
 from service.database import brakes as brakes_table
 from service.policy import Case, CaseState, Check, Evidence, Reason
-from service.wire import StateValue
+from service.wire import StateValue, id_in
 
 MIN_LOOK_INTERVAL = timedelta(seconds=1)
 CLOCK_STEP = timedelta(hours=3)
 # How much later than ours another transaction, which runs at the same time, may have read the clock.
 _SAME_TIME = timedelta(seconds=30)
+# States in which a person may say to leave a package alone.
+DISMISSIBLE = (CaseState.WAITING, CaseState.WOULD_SHIP, CaseState.NEEDS_ATTENTION)
 _OMS_TIMES = {"modified_at", "left_modified_at"}
 # Instants that may rightly be in the future; all others say when something was.
 _PLANNED = {
@@ -162,6 +164,15 @@ def listed(
     return list(transaction.execute(query).mappings())
 
 
+def found_by_number(transaction: Transaction, text: str, limit: int) -> list[sa.RowMapping]:
+    """Packages with this number, of this order or, where it is a number, with this id."""
+    same = [packages.c.number == text, packages.c.order_number == text]
+    if (package_id := id_in(text)) is not None:
+        same.append(packages.c.package_id == package_id)
+    query = sa.select(packages).where(sa.or_(*same)).order_by(packages.c.package_id).limit(limit)
+    return list(transaction.execute(query).mappings())
+
+
 def recheck(transaction: Transaction, package_id: int) -> bool:
     """An operator's word: look again with fresh budgets, held or not. False for a package never seen."""
     transaction.wake_workers()
@@ -200,7 +211,7 @@ def dismiss(transaction: Transaction, package_id: int) -> bool:
     changed = (
         sa.update(packages)
         .where(packages.c.package_id == package_id)
-        .where(packages.c.state.in_([CaseState.WAITING, CaseState.WOULD_SHIP, CaseState.NEEDS_ATTENTION]))
+        .where(packages.c.state.in_(DISMISSIBLE))
         .values(
             state=CaseState.SKIPPED,
             reason=Reason.DISMISSED,

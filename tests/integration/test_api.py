@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from flask.testing import FlaskClient
 
-from service import api, explain
+from service import explain, lookup
 from service.config import Config
 from service.database import Database, packages, workers
 from service.policy import CaseState
@@ -190,7 +190,7 @@ def test_a_package_never_seen_is_read_from_the_oms_and_stays_unseen(client: Flas
 def test_one_package_at_a_time_is_read_from_the_oms_and_others_are_told_so(
     client: FlaskClient, floor: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "OMS_PATIENCE_S", 0.1)
+    monkeypatch.setattr(lookup, "OMS_PATIENCE_S", 0.1)
     reading, release = threading.Event(), threading.Event()
 
     def read_slowly(oms: FaultyOms, request: Request) -> Response:
@@ -254,6 +254,18 @@ def test_an_operator_rechecks_dismisses_pauses_and_resumes(
         ("resume", None, True),
         ("recheck", 73, True),
     ]
+
+
+@on_sqlite
+def test_an_act_may_say_why_and_what_is_no_reason_is_answered_400(client: FlaskClient, floor: Floor) -> None:
+    for body in (b'{"why": 7}', b"[]", b"x", b"[" * 5000, b"\xff"):
+        refused = [client.post(address, data=body, headers=BEARER) for method, address in ADDRESSES if method == "POST"]
+        assert {answer.status_code for answer in refused} == {400}
+    assert floor.due_at(73) is None
+    for said in ({"why": "sold\nout"}, {}):
+        assert client.post("/api/v1/packages/73/recheck", json=said, headers=BEARER).status_code == 202
+    acts = [entry["text"] for entry in floor.told(73)["timeline"] if entry["kind"] == "operator"]
+    assert acts == ["asked to look: sold out", "asked to look again"]
 
 
 def test_without_a_database_every_act_is_answered_503_and_nothing_is_done(

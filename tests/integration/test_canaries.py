@@ -29,6 +29,7 @@ from service.logs import EVENTS
 from service.sandbox import Package, Request
 from service.web import create_app
 from tests.conftest import MINIMAL, a_document, signed
+from tests.integration.test_console import Person
 from tests.oms_faults import Fault, FaultyOms, Outcome, answers, hangs, sends, shows, words
 from tests.processes import running, wait_until, web_process
 
@@ -289,6 +290,19 @@ def test_the_api_and_the_metrics_show_no_secret_and_no_personal_data(scene: Scen
     shown = [answer.text for answer in answers]
     assert "canary-kept" in "".join(shown)
     assert [text for text in shown if NOT_FOR_PEOPLE.search(text)] == []
+
+
+def test_the_console_shows_no_secret_and_no_personal_data(scene: Scene) -> None:
+    database = Database(scene.variables["DATABASE_URL"])
+    person = Person(create_app(configuration.load(scene.variables), database).test_client())
+    person.sign_in(token=ADMIN_TOKEN)
+    shown = [person.get(f"/packages/{package_id}") for package_id in (*range(73, 85), BARRED)]
+    shown += [person.get(path) for path in ("/", "/packages", "/search?q=canary-kept", "/packages/74/recheck")]
+    database.dispose()
+    assert "canary-kept" in "".join(shown)
+    assert [page for page in shown if NOT_FOR_PEOPLE.search(page)] == []
+    assert "raven" in shown[1]
+    assert "raven" not in "".join(shown[:1] + shown[2:])
 
 
 @pytest.mark.parametrize(

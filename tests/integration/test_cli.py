@@ -192,8 +192,9 @@ def test_json_of_every_command_that_acts_or_shows(
     assert told("pause") == {"paused": True, "changed": False}
     assert told("resume") == {"paused": False, "changed": True}
     assert told("recheck", "7") == {"id": 7, "done": True, "text": "is looked at again"}
-    assert told("dismiss", "7") == {"id": 7, "done": True, "text": "dismissed"}
+    assert told("dismiss", "7", "--why", "sold out") == {"id": 7, "done": True, "text": "dismissed"}
     assert told("dismiss", "7")["done"] is False
+    assert [entry["text"] for entry in told("explain", "7")["timeline"]][-1] == "dismissed: sold out"
     assert told("recheck", "8") == {"id": 8, "done": True, "text": "new to us; is looked at now"}
     assert told("sign", "body.json")["answered"] is None
     database.dispose()

@@ -1,0 +1,377 @@
+"""The console at `/`: pages for a person, made here, that need no JavaScript.
+
+What a state means, what is wrong and what becomes of an act is judged elsewhere (`explain`, `standing`, `operator`);
+this module asks, and shows.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Blueprint, Flask, Response, flash, redirect, render_template, request, url_for
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound, ServiceUnavailable
+from werkzeug.wrappers import Response as BaseResponse
+
+from service import __version__, brakes, explain, journal, logs, operator, signin, standing, today, vitals, worklist
+from service.config import Config
+from service.database import Database, Transaction
+from service.errors import DatabaseUnavailable, OmsUnreachable
+from service.lookup import Lookup, Turn
+from service.operator import MAX_NAME, MAX_WHY, Acted, Word, tidy
+from service.policy import CLOSED, CaseState, Reason
+from service.vitals import Vitals
+from service.wire import MAX_ID, id_in
+from service.words import Words, counted
+
+PAGE = 50
+NEEDING = 20
+ACTS = 8
+ENTRIES = 200
+MAX_QUERY = 100
+_OPEN_TO_ALL = {"console.sign_in", "console.static"}
+_HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+Page = str | BaseResponse | tuple[str, int] | tuple[str, int, dict[str, str]]
+
+
+def install(app: Flask, config: Config, database: Database, lookup: Lookup, turn: Turn) -> None:
+    """Adds the pages to an application, and the cookie they need."""
+    app.secret_key = signin.key_of(config.admin_token)
+    app.session_interface = signin.Sessions()
+    app.config["PERMANENT_SESSION_LIFETIME"] = signin.LASTS_S
+    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
+    app.jinja_env.filters["plain"] = lambda text: str(text or "").replace("_", " ")
+    app.jinja_env.globals.update(
+        counted=counted, form_token=signin.form_token, max_why=MAX_WHY, max_name=MAX_NAME, version=__version__
+    )
+    app.register_blueprint(_blueprint(_Console(config, database, lookup, turn)))
+
+
+def _blueprint(console: _Console) -> Blueprint:
+    pages = Blueprint("console", __name__, static_folder="static", static_url_path="/static")
+    pages.before_request(console.check)
+    pages.after_request(_guarded)
+    pages.register_error_handler(HTTPException, _refused)
+    pages.register_error_handler(DatabaseUnavailable, _without_database)
+    pages.register_error_handler(Exception, _crashed)
+    both = ["GET", "POST"]
+    pages.add_url_rule("/", "start", console.start)
+    pages.add_url_rule("/sign-in", "sign_in", console.sign_in, methods=both)
+    pages.add_url_rule("/sign-out", "sign_out", console.sign_out, methods=["POST"])
+    pages.add_url_rule("/search", "search", console.search)
+    pages.add_url_rule("/packages", "listed", console.listed)
+    pages.add_url_rule("/packages/<int:package_id>", "package", console.package)
+    pages.add_url_rule(
+        "/packages/<int:package_id>/<any(recheck, dismiss):act>", "on_package", console.on_package, methods=both
+    )
+    pages.add_url_rule("/<any(pause, resume):act>", "on_service", console.on_service, methods=both)
+    return pages
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """An act that a person is to confirm: what it is called, what will happen, and where that is seen afterwards.
+
+    `possible` is False where it would change nothing.
+    """
+
+    title: str
+    consequence: str
+    back: str
+    possible: bool = True
+
+
+class _Console:
+    """The pages."""
+
+    def __init__(self, config: Config, database: Database, lookup: Lookup, turn: Turn) -> None:
+        self._config = config
+        self._live = config.settings.live
+        self._database = database
+        self._lookup = lookup
+        self._turn = turn
+        self._tries = signin.Tries()
+
+    # Who may.
+
+    def check(self) -> Page | None:
+        """Before every page: forms must be ours, and all but the way in is for who has signed in."""
+        if request.method == "POST" and not signin.is_from_our_form(self._config.public_url):
+            logs.emit("console.refused", reason="form")
+            return _problem(403, "This form is not from this session", _NOT_OUR_FORM)
+        if request.endpoint in _OPEN_TO_ALL or signin.name() is not None:
+            return None
+        return _see_other("console.sign_in", package=(request.view_args or {}).get("package_id"))
+
+    def sign_in(self) -> Page:
+        """The way in. A wrong token is answered alike whatever else is wrong."""
+        package_id, name = id_in(request.values.get("package", "")), tidy(request.form.get("name", ""), MAX_NAME)
+        if request.method == "GET":
+            return render_template("sign_in.html", package_id=package_id)
+        if not self._tries.take():
+            logs.emit("console.refused", reason="too_many")
+            problem = "Too many wrong tokens. Wait some seconds, then try again."
+            return render_template("sign_in.html", package_id=package_id, typed=name, problem=problem), 429, _RETRY
+        if not hmac.compare_digest(request.form.get("token", "").strip().encode(), self._config.admin_token.encode()):
+            logs.emit("console.refused", reason="token")
+            problem = "That is not the token. It is what ADMIN_TOKEN is set to."
+            return render_template("sign_in.html", package_id=package_id, typed=name, problem=problem), 403
+        self._tries.give_back()
+        if not name:
+            problem = "Type your name: it is kept with what you do here."
+            return render_template("sign_in.html", package_id=package_id, problem=problem), 400
+        signin.begin(name)
+        logs.emit("console.signed_in")
+        return _see_other("console.package", package_id=package_id) if package_id else _see_other("console.start")
+
+    def sign_out(self) -> Page:
+        """The way out."""
+        signin.end()
+        return _see_other("console.sign_in")
+
+    # What is told.
+
+    def start(self) -> Page:
+        """Whether anything needs a person, and how today goes."""
+        with self._turn():
+            found = vitals.read(self._database, count_deliveries=False)
+            with self._database.reading() as transaction:
+                day = today.read(transaction, self._config.display_tz)
+                needing = _needing(transaction)
+                acts = journal.newest_of_service(transaction, ACTS)
+        return self._page(
+            "start.html",
+            found,
+            standing=standing.judge(found, day.shipped, live=self._live),
+            day=day,
+            needing=needing,
+            needing_in_all=found.count(CaseState.NEEDS_ATTENTION),
+            waiting=_grouped(found, CaseState.WAITING),
+            acts=acts,
+            scale=lambda seconds: today.height(timedelta(seconds=seconds)),
+        )
+
+    def listed(self) -> Page:
+        """Packages with a state and a reason, a page at a time."""
+        state, reason = _choice("state", CaseState), _choice("reason", Reason)
+        after = id_in(request.args.get("after", "")) or 0
+        with self._turn(), self._database.reading() as transaction:
+            rows = worklist.listed(transaction, state, reason, after, PAGE + 1)
+            now = transaction.now
+        return self._render(
+            "packages.html",
+            now,
+            title=f"Packages: {_plain(state or 'all')}{', ' + _plain(reason) if reason else ''}",
+            packages=[_told(row) for row in rows[:PAGE]],
+            states=list(CaseState),
+            state=state,
+            following={"state": state, "reason": reason, "after": rows[PAGE - 1]["package_id"]}
+            if len(rows) > PAGE
+            else None,
+        )
+
+    def search(self) -> Page:
+        """A package by its id or number, or by its order's number. One that nobody has seen is asked of the OMS."""
+        text = tidy(request.args.get("q", ""), MAX_QUERY)
+        with self._turn(), self._database.reading() as transaction:
+            rows, now = worklist.found_by_number(transaction, text, PAGE) if text else [], transaction.now
+        only = rows[0]["package_id"] if len(rows) == 1 else id_in(text) if not rows else None
+        if only is not None:
+            return _see_other("console.package", package_id=only)
+        title = f"Packages under {text}" if rows else f"Nothing is known under {text}" if text else "Search"
+        packages = [_told(row) for row in rows]
+        return self._render("packages.html", now, title=title, packages=packages, searched=text, state=None)
+
+    def package(self, package_id: int) -> Page:
+        """Everything about one package."""
+        try:
+            told = self._lookup.explain(_checked(package_id))
+        except OmsUnreachable as problem:
+            return _problem(502, f"Package {package_id} is new to us", f"The OMS was asked about it: {problem}.")
+        if told.get("would", "known") is None:
+            raise NotFound(f"Neither we nor the OMS know package {package_id}.")
+        with self._turn():
+            found = vitals.read(self._database, count_deliveries=False)
+            with self._database.reading() as transaction:
+                row = worklist.find(transaction, package_id)
+        newest = list(reversed(told["timeline"]))
+        return self._page(
+            "package.html",
+            found,
+            told=told,
+            row=row,
+            dismissible=told["state"] in worklist.DISMISSIBLE,
+            entries=newest[:ENTRIES],
+            older=max(0, len(newest) - ENTRIES),
+        )
+
+    # What is done.
+
+    def on_package(self, package_id: int, act: str) -> Page:
+        """Recheck or dismiss: first what will happen, then, with a reason, the act."""
+        with self._turn(), self._database.reading() as transaction:
+            row = worklist.find(transaction, _checked(package_id))
+            shut = brakes.read(transaction).against_command(package_id, transaction.now)
+            now = transaction.now
+        back = url_for("console.package", package_id=package_id)
+        if act == "recheck":
+            asked = _Asked(f"Recheck package {package_id}", _after_recheck(row, shut, live=self._live), back)
+            return self._confirmed(asked, now, lambda word: operator.recheck(self._database, package_id, word))
+        possible = row is not None and row["state"] in worklist.DISMISSIBLE
+        asked = _Asked(f"Dismiss package {package_id}", _AFTER_DISMISS if possible else _CANNOT_DISMISS, back, possible)
+        return self._confirmed(asked, now, lambda word: operator.dismiss(self._database, package_id, word))
+
+    def on_service(self, act: str) -> Page:
+        """Pause or resume, for all workers."""
+        with self._turn(), self._database.reading() as transaction:
+            now, found = transaction.now, brakes.read(transaction)
+        back, is_held = url_for("console.start"), found.paused_at is not None
+        if act == "pause":
+            asked = _Asked("Pause shipping", _PAUSED_ALREADY if is_held else _AFTER_PAUSE, back, not is_held)
+            return self._confirmed(asked, now, lambda word: operator.pause(self._database, word))
+        can_resume = is_held or found.breaker_opened_at is not None
+        asked = _Asked("Resume shipping", _AFTER_RESUME if can_resume else _NOTHING_HELD, back, can_resume)
+        return self._confirmed(asked, now, lambda word: operator.resume(self._database, word))
+
+    def _confirmed(self, asked: _Asked, now: datetime, act: Callable[[Word], Acted]) -> Page:
+        """The page that asks why, or the act once that is said."""
+        why = tidy(request.form.get("why", ""), MAX_WHY)
+        if request.method == "POST" and why:
+            with self._turn():
+                acted = act(Word(by=signin.name() or "", why=why))
+            flash(f"{asked.title}: {acted.text}.")
+            return redirect(asked.back, 303)
+        problem = "Say why: it is kept with what you do." if request.method == "POST" else None
+        page = self._render("confirm.html", now, asked=asked, problem=problem)
+        return (page, 400) if problem else page
+
+    def _page(self, template: str, found: Vitals, **values: Any) -> str:
+        """A page that also shows how the service does."""
+        service = {"vitals": found, "live": self._live, "oms": self._config.oms.base_url.partition("://")[2]}
+        return self._render(template, found.now, service=service, **values)
+
+    def _render(self, template: str, now: datetime, **values: Any) -> str:
+        return render_template(template, words=Words(self._config.display_tz, now), name=signin.name(), **values)
+
+
+_RETRY = {"Retry-After": str(int(signin.TRY_EVERY_S))}
+_NOT_OUR_FORM = (
+    "Nothing was done. Go back, reload the page and try again. If this page is not reached over https, and not on "
+    "this very machine, the browser does not keep its cookie."
+)
+_AFTER_DISMISS = (
+    "It is left alone for as long as it stays Packed: no command is sent for it, and somebody has to ship it by hand. "
+    "Packed anew, it is taken up again. Recheck takes it back."
+)
+_CANNOT_DISMISS = "Nothing would change: it has no open case, or a command for it is under way."
+_AFTER_PAUSE = (
+    "From now on no worker sends a command, until somebody resumes. Webhooks are still accepted and packages are still "
+    "read, so that nothing is lost. A command that is under way is not called back."
+)
+_PAUSED_ALREADY = "Nothing would change: commands are paused already."
+_AFTER_RESUME = (
+    "Commands are sent again, the breaker is closed, and every package that waited for this is read now and shipped "
+    "if it still passes every check. If the cause is not over, the breaker opens again with the next answer."
+)
+_NOTHING_HELD = "Nothing would change: nothing holds commands back."
+
+
+def _after_recheck(row: sa.RowMapping | None, shut: str | None, *, live: bool) -> str:
+    """What a recheck leads to, as things stand."""
+    looked_at = "It is read from the OMS now, with fresh budgets."
+    if row is not None and row["state"] in CLOSED and row["state"] != CaseState.SKIPPED:
+        return f"{looked_at} It stays as it is unless the OMS shows that it was packed anew since."
+    if not live:
+        return f"{looked_at} Nothing is commanded: MODE is shadow."
+    if shut is not None:
+        return f"{looked_at} Nothing is commanded yet ({shut}); if every check passes, it ships once that is over."
+    if row is not None and row["reason"] == Reason.ACCEPTED_BUT_STILL_PACKED:
+        return (
+            f"{looked_at} If it is still Packed, one more command is sent. The OMS accepted one before: make sure "
+            "there that it was not shipped."
+        )
+    return f"{looked_at} If every check passes, it is shipped at once."
+
+
+def _needing(transaction: Transaction) -> list[dict[str, Any]]:
+    rows = worklist.listed(transaction, CaseState.NEEDS_ATTENTION, None, limit=NEEDING)
+    came_at = journal.entered_at(transaction, [row["package_id"] for row in rows], CaseState.NEEDS_ATTENTION)
+    return [_told(row) | {"since": came_at.get(row["package_id"], row["changed_at"])} for row in rows]
+
+
+def _told(row: sa.RowMapping) -> dict[str, Any]:
+    meaning, advice = explain.meaning_of(row)
+    names = ("package_id", "number", "order_number", "state", "reason", "held")
+    return {**{name: row[name] for name in names}, "meaning": meaning, "advice": advice}
+
+
+def _grouped(found: Vitals, state: CaseState) -> list[dict[str, Any]]:
+    """The packages in a state by their reason, most of them first."""
+    groups = sorted(((n, reason) for (its, reason), n in found.packages.items() if its == state), key=lambda g: -g[0])
+    meanings = {reason: explain.MEANINGS[state, None if reason is None else Reason(reason)] for _, reason in groups}
+    return [
+        {"count": count, "reason": reason, "meaning": meanings[reason][0], "advice": meanings[reason][1]}
+        for count, reason in groups
+    ]
+
+
+def _checked(package_id: int) -> int:
+    if not 1 <= package_id <= MAX_ID:
+        raise NotFound("There is no such package number.")
+    return package_id
+
+
+def _choice(name: str, choices: type[CaseState] | type[Reason]) -> str | None:
+    value = request.args.get(name)
+    if value and value not in set(choices):
+        raise BadRequest
+    return value or None
+
+
+def _plain(text: str) -> str:
+    return text.replace("_", " ")
+
+
+def _see_other(endpoint: str, **values: Any) -> BaseResponse:
+    """To a page of ours, by GET."""
+    return redirect(url_for(endpoint, **values), 303)
+
+
+def _guarded(response: Response) -> Response:
+    response.headers.update(_HEADERS)
+    if request.endpoint != "console.static":
+        response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _problem(status: int, title: str, text: str) -> tuple[str, int]:
+    return render_template("problem.html", title=title, text=text, name=signin.name()), status
+
+
+def _refused(problem: HTTPException) -> Page:
+    if isinstance(problem, ServiceUnavailable):
+        return _problem(503, "Somebody else is asking the OMS just now", "Try again in some seconds.")
+    status = problem.code or 500
+    told = problem.description if isinstance(problem, NotFound) else None
+    return _problem(status, "Not found" if status == 404 else "That cannot be answered", told or "Check the address.")
+
+
+def _without_database(problem: DatabaseUnavailable) -> Page:
+    logs.emit("database.unavailable", where="console", cause=str(problem))
+    text = "Nothing was changed. Deliveries are answered 503 meanwhile, and their sender repeats them."
+    return *_problem(503, "The database cannot be used just now", text), _RETRY
+
+
+def _crashed(problem: Exception) -> Page:
+    logs.emit("web.crashed", error=type(problem).__name__, trace=logs.trace_of(problem))
+    return _problem(500, "This is a defect of ours", "The log says more (web.crashed). Deliveries are not concerned.")

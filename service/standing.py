@@ -1,0 +1,141 @@
+"""How the service stands, in a light and a sentence, and what needs a person: judged from the vitals alone.
+
+What is wrong is judged where alerts are (`alerts.judge`), so that the page and the message at night agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from service import alerts
+from service.policy import CaseState
+from service.vitals import Vitals
+from service.words import lasting
+
+
+class Light(StrEnum):
+    """Whether somebody is needed. The value is the name of its colour and shape in the style sheet."""
+
+    CALM = "calm"
+    HELD = "held"
+    NEEDS_YOU = "needs-you"
+    STOPPED = "stopped"
+
+
+LABELS: Mapping[Light, str] = {
+    Light.CALM: "Nothing needs you",
+    Light.HELD: "Held on purpose",
+    Light.NEEDS_YOU: "Needs you",
+    Light.STOPPED: "Standing still",
+}
+# While one of these is open no package ships, most pressing first.
+_STOPPING = ("token_rejected", "breaker_open", "hourly_cap", "worker_silent")
+# Told package by package.
+_BY_PACKAGE = "needs_attention"
+_RESUMABLE = ("token_rejected", "breaker_open", "hourly_cap")
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """Something about the service as a whole that needs a person."""
+
+    name: str
+    title: str
+    advice: str
+    count: int
+    cause: str | None
+    since: datetime | None
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no package ships because of it."""
+        return self.name in _STOPPING
+
+    @property
+    def can_be_resumed(self) -> bool:
+        """Whether `resume` is an answer to it."""
+        return self.name in _RESUMABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The light, what it means, and the numbers behind it."""
+
+    light: Light
+    headline: str
+    numbers: str
+    concerns: tuple[Concern, ...]
+
+    @property
+    def label(self) -> str:
+        """The light in words: never colour alone."""
+        return LABELS[self.light]
+
+
+def judge(found: Vitals, shipped_today: int, *, live: bool) -> Standing:
+    """How the service stands by these vitals."""
+    counts = alerts.judge(found)
+    order = sorted(counts, key=lambda name: _STOPPING.index(name) if name in _STOPPING else len(_STOPPING))
+    concerns = tuple(_concern(name, counts[name], found) for name in order if name != _BY_PACKAGE)
+    return Standing(
+        light=_light(order, paused=found.paused_at is not None, live=live),
+        headline=_headline(found, concerns, live=live),
+        numbers=_numbers(found, shipped_today, live=live),
+        concerns=concerns,
+    )
+
+
+def _light(open_alerts: list[str], *, paused: bool, live: bool) -> Light:
+    if any(name in _STOPPING for name in open_alerts):
+        return Light.STOPPED
+    if open_alerts:
+        return Light.NEEDS_YOU
+    return Light.HELD if paused or not live else Light.CALM
+
+
+def _headline(found: Vitals, concerns: tuple[Concern, ...], *, live: bool) -> str:
+    if concerns and concerns[0].name in _STOPPING:
+        return f"{concerns[0].title[0].upper()}{concerns[0].title[1:]}."
+    if found.paused_at is not None:
+        return f"Paused for {lasting(found.now - found.paused_at)} {found.pause_cause}."
+    if found.hold_off_until is not None and found.now < found.hold_off_until:
+        return f"The OMS asked everybody to wait, for {lasting(found.hold_off_until - found.now)} more."
+    if not live:
+        return "Shadow mode: packages are judged, nothing is commanded."
+    if concerns:
+        return f"Shipping, but {concerns[0].title}."
+    if not found.packages and found.last_webhook_at is None:
+        return "Nothing has come yet: no webhook, and no package in Packed."
+    return "Shipping normally."
+
+
+def _numbers(found: Vitals, shipped_today: int, *, live: bool) -> str:
+    under_way, needing = found.count(CaseState.SHIPPING), found.count(CaseState.NEEDS_ATTENTION)
+    parts = [
+        "" if live else f"{found.count(CaseState.WOULD_SHIP):,} would ship",
+        f"{shipped_today:,} shipped today",
+        f"{under_way:,} under way" if under_way else "",
+        f"{found.count(CaseState.WAITING):,} waiting",
+        f"{needing:,} {'needs' if needing == 1 else 'need'} you" if needing else "none needs you",
+    ]
+    return ", ".join(filter(None, parts)) + "."
+
+
+def _concern(name: str, count: int, found: Vitals) -> Concern:
+    alert = alerts.ALERTS[name]
+    cause, since = _TRACES[name](found) if name in _TRACES else (None, None)
+    return Concern(name, alert.title, alert.advice, count, cause, since)
+
+
+# What the vitals know of the cause, and since when.
+_TRACES: Mapping[str, Callable[[Vitals], tuple[str | None, datetime | None]]] = {
+    "token_rejected": lambda found: (None, found.breaker_opened_at),
+    "breaker_open": lambda found: (found.breaker_cause, found.breaker_opened_at),
+    "hourly_cap": lambda found: (found.pause_cause, found.paused_at),
+    "worker_silent": lambda found: (None, found.worker_seen_at or found.made_at),
+    "webhooks_silent": lambda found: (None, found.last_webhook_at or found.made_at),
+    "filter_ignored": lambda found: (found.sweep_problem, found.last_sweep_at),
+}

@@ -1,0 +1,71 @@
+"""The light and its sentence: whoever looks at 3 a.m. knows in five seconds whether anything needs them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from service import alerts, brakes
+from service.standing import Light, judge
+from tests.integration.test_alerts import HEALTHY, NOW, SECOND, SILENT
+
+HOUR = timedelta(hours=1)
+CALM: dict[str, Any] = {"packages": {("shipped", None): 9, ("waiting", "grace"): 3}}
+ONE_NEEDS: dict[str, Any] = {
+    "packages": {("waiting", "grace"): 3, ("shipping", "sending"): 1, ("needs_attention", "refused"): 1}
+}
+PAUSED: dict[str, Any] = {"paused_at": NOW - HOUR, "pause_cause": "by Ayşe: stock count"}
+SHADOW: dict[str, Any] = {"packages": {("would_ship", None): 1200}}
+BREAKER: dict[str, Any] = {"breaker_opened_at": NOW - HOUR, "breaker_cause": "the token may not read"}
+NOTHING_YET: dict[str, Any] = {"packages": {}, "last_webhook_at": None, "made_at": NOW}
+
+
+@pytest.mark.parametrize(
+    ("changes", "live", "light", "sentence"),
+    [
+        (CALM, True, Light.CALM, "Shipping normally. 412 shipped today, 3 waiting, none needs you."),
+        (
+            ONE_NEEDS,
+            True,
+            Light.NEEDS_YOU,
+            "Shipping normally. 412 shipped today, 1 under way, 3 waiting, 1 needs you.",
+        ),
+        (NOTHING_YET, True, Light.CALM, "Nothing has come yet: no webhook, and no package in Packed. 412 shipped"),
+        (CALM | PAUSED, True, Light.HELD, "Paused for 1 h by Ayşe: stock count. 412 shipped today"),
+        (CALM | PAUSED | {"pause_cause": brakes.BY_OPERATOR}, True, Light.HELD, "Paused for 1 h by an operator. 412"),
+        (ONE_NEEDS | PAUSED, True, Light.NEEDS_YOU, "Paused for 1 h by Ayşe: stock count."),
+        (SHADOW, False, Light.HELD, "Shadow mode: packages are judged, nothing is commanded. 1,200 would ship, 412"),
+        (SHADOW | PAUSED, False, Light.HELD, "Paused for 1 h by Ayşe"),
+        (CALM | {"hold_off_until": NOW + 90 * SECOND}, True, Light.CALM, "The OMS asked everybody to wait, for 1 min "),
+        (CALM | SILENT, True, Light.NEEDS_YOU, "Shipping, but no webhook has come for an hour, and the sweep finds"),
+        ({"packages": {("waiting", "backlog_to_confirm"): 7}}, True, Light.NEEDS_YOU, "Shipping, but packages that "),
+        (CALM | {"unreadable": 1}, True, Light.NEEDS_YOU, "Shipping, but the OMS gives no usable answer. 412"),
+        (CALM | BREAKER, True, Light.STOPPED, "The breaker is open: no command is sent. 412 shipped"),
+        (CALM | BREAKER | {"breaker_cause": brakes.TOKEN_REJECTED}, True, Light.STOPPED, "The OMS does not accept"),
+        (CALM | PAUSED | {"pause_cause": "9 commands"}, True, Light.STOPPED, "Paused: SHIP_MAX_PER_HOUR was reached."),
+        (CALM | {"worker_seen_at": None}, True, Light.STOPPED, "No worker is at work. 412"),
+        (ONE_NEEDS | BREAKER | SILENT | PAUSED | {"worker_seen_at": None}, False, Light.STOPPED, "The breaker is open"),
+    ],
+)
+def test_the_light_and_the_sentence_say_how_it_stands(
+    changes: dict[str, Any], live: bool, light: Light, sentence: str
+) -> None:
+    found = judge(replace(HEALTHY, **changes), 412, live=live)
+    assert (found.light, f"{found.headline} {found.numbers}"[: len(sentence)]) == (light, sentence)
+    assert (found.light is Light.CALM) == (found.label == "Nothing needs you")
+
+
+def test_what_needs_a_person_comes_with_cause_and_age_the_most_pressing_first() -> None:
+    found = judge(replace(HEALTHY, **CALM | SILENT | BREAKER), 0, live=True)
+    assert [(one.name, one.cause, one.since, one.can_be_resumed, one.is_stopping) for one in found.concerns] == [
+        ("breaker_open", "the token may not read", NOW - HOUR, True, True),
+        ("webhooks_silent", None, SILENT["last_webhook_at"], False, False),
+    ]
+    assert found.concerns[0].advice == alerts.ALERTS["breaker_open"].advice
+
+
+def test_packages_that_need_a_person_are_told_one_by_one_and_not_as_a_concern() -> None:
+    assert judge(replace(HEALTHY, **ONE_NEEDS), 0, live=True).concerns == ()
