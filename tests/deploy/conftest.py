@@ -5,8 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,18 +64,33 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def built(origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     """The application built in a clean environment; test processes that run at the same time share it."""
     own = tmp_path_factory.getbasetemp()
     place = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "built"
     built = Built(place / "app", place / "python/bin/python")
-    with place.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not place.exists():
+    with _one_more_user(place, +1) as users:
+        if users == 1:
             run("git", "clone", "--quiet", os.fspath(origin), os.fspath(built.app))
             run(sys.executable, "-m", "venv", os.fspath(place / "python"))
             run("sh", "-c", built.manifest["scripts"]["build"], cwd=built.app, env=built.environment())
-    return built
+    yield built
+    # It is large, and may lie in memory.
+    with _one_more_user(place, -1) as users:
+        if users == 0:
+            shutil.rmtree(place)
+
+
+@contextmanager
+def _one_more_user(place: Path, more: int) -> Iterator[int]:
+    """How many test processes use it from now on; nobody else is told meanwhile."""
+    with place.with_suffix(".users").open("a+", encoding="utf-8") as counted:
+        fcntl.flock(counted, fcntl.LOCK_EX)
+        counted.seek(0)
+        users = int(counted.read() or 0) + more
+        yield users
+        counted.truncate(0)
+        counted.write(str(users))
 
 
 def bare_environment() -> dict[str, str]:

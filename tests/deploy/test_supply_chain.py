@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,14 +80,15 @@ def test_the_sdist_makes_the_same_wheel(made: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def without_autoship(built: Built, tmp_path: Path) -> Built:
+def without_autoship(built: Built, tmp_path: Path) -> Iterator[Built]:
     """A copy of the environment that was built from the pinned packages, away from any checkout."""
     run(sys.executable, "-m", "venv", "--without-pip", os.fspath(tmp_path / "python"))
     packages = Path(f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages")
     shutil.copytree(built.python.parents[1] / packages, tmp_path / "python" / packages, dirs_exist_ok=True)
     copy = Built(tmp_path, tmp_path / "python/bin/python")
     _pip(copy, "uninstall", "--yes", "oms-autoship")
-    return copy
+    yield copy
+    shutil.rmtree(tmp_path / "python")
 
 
 def test_both_install_and_ship_where_there_is_no_checkout(made: Path, without_autoship: Built) -> None:
