@@ -169,9 +169,10 @@ def test_all_moves_from_sqlite_to_postgresql_and_the_work_goes_on_there(
     assert (again.returncode, "the target is not empty" in again.stderr) == (2, True)
     assert _content(database_url) == before
     site.database_url = database_url
-    site.start("postgresql")
+    on_postgresql = site.start("postgresql")
     site.wait_for_commands("postgresql")
     assert site.settled() == CLEAN
+    assert [member.name for member in on_postgresql if "crashed" in member.log] == []
 
 
 def _change(path: Path, pattern: str, replacement: str) -> None:
