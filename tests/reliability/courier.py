@@ -21,12 +21,15 @@ RETRY_AFTER_S = 0.2
 
 
 class Courier:
-    """Delivers events to any of several ports, `duplicates` of them twice under their uuid."""
+    """Delivers events to any of several ports, `duplicates` of them twice under their uuid.
+
+    Ports and secret may be changed under way; without any port, deliveries wait.
+    """
 
     def __init__(self, oms: StandInOms, ports: Sequence[int], secret: str, duplicates: float, seed: int) -> None:
         self._oms = oms
-        self._ports = ports
-        self._secret = secret
+        self.ports = ports
+        self.secret = secret
         self._duplicates = duplicates
         self._rng = random.Random(seed)
         self._lock = threading.Lock()
@@ -79,7 +82,7 @@ class Courier:
             if due > time.monotonic():
                 self._due.put((due, order, sent))
                 self._stopping.wait(0.02)
-            elif self._deliver(sent, lines, rng.choice(self._ports)):
+            elif (ports := self.ports) and self._deliver(sent, lines, rng.choice(ports)):
                 with self._lock:
                     self._pending -= 1
             else:
@@ -96,7 +99,7 @@ class Courier:
         body = sender.encode(sent.event_type, sent.event_uuid, sent.document)
         line = lines.setdefault(port, http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S))
         try:
-            line.request("POST", PATH, body, sender.headers(sent.event_type, body, self._secret))
+            line.request("POST", PATH, body, sender.headers(sent.event_type, body, self.secret))
             answer = line.getresponse()
             answer.read()
         except (OSError, http.client.HTTPException):

@@ -84,7 +84,8 @@ class WitnessOms(FaultyOms):
     def answer(self, request: Request) -> Outcome:
         token, _, who = request.token.partition(".")
         request = replace(request, token=token)
-        if request.operation not in ("read", "command"):
+        # With a token that is not accepted, no package is reached.
+        if request.operation not in ("read", "command") or request.token != f"Token {self.token}":
             return super().answer(request)
         package_id = int(request.path.split("/")[5])
         # Commands one at a time: otherwise the second of two could still find the package Packed.
