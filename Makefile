@@ -75,6 +75,8 @@ lock: $(VENV)/test.stamp ## Pin the newest versions of all dependencies, with ha
 	$(COMPILE) --upgrade --output-file requirements.txt pyproject.toml
 	$(COMPILE) --upgrade --extra test --constraint requirements.txt --output-file tests/requirements.txt pyproject.toml
 	printf 'hatchling\neditables\n' | $(COMPILE) --upgrade --output-file deploy/requirements-build.txt -
+	$(PIP) install --require-hashes -r requirements.txt -r tests/requirements.txt
+	$(BIN)/python -m tests.deploy.licences
 
 clean: ## Remove everything that was made, but no data
 	rm -rf $(VENV) mutants dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from service import config
@@ -9,6 +11,8 @@ from service.explain import MEANINGS
 from service.policy import CaseState, Reason
 from tests.conftest import MINIMAL
 from tests.house import docs
+
+_PICTURE = re.compile(r"^```\n( +OMS ──.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("name", docs.pages())
@@ -25,3 +29,9 @@ def test_every_state_and_every_reason_is_explained() -> None:
 def test_every_variable_that_is_read_is_explained_and_no_other() -> None:
     in_parts = {"DB_HOST": "x", "DB_NAME": "x", "DB_USER": "x"}
     assert set(config.redacted(MINIMAL | in_parts)) == set(config.MEANINGS)
+
+
+def test_the_picture_is_the_same_on_both_pages() -> None:
+    pages = [docs.DOCS / "how-it-works.md", docs.DOCS.parent / "README.md"]
+    [first], [second] = (_PICTURE.findall(page.read_text(encoding="utf-8")) for page in pages)
+    assert first == second
