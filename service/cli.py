@@ -170,16 +170,15 @@ def migrate() -> None:
 
 @main.command("sandbox")
 @click.option("--port", default=8009, show_default=True, help="Where the stand-in OMS listens on loopback.")
-@click.option(
-    "--webhooks",
-    "webhooks_url",
-    default="http://127.0.0.1:8008/webhooks/oms/packages",
-    show_default=True,
-    help="Where its webhooks go.",
-)
+@click.option("--webhooks", "webhooks_url", help="Send the sample packages' webhooks here; nothing need be registered.")
+@click.option("--pace", "pace_s", default=5.0, show_default=True, help="Seconds from one packed package to the next.")
 @_json_option
-def sandbox_command(port: int, webhooks_url: str, as_json: bool) -> None:
-    """Run the stand-in OMS alone, and print the variables that reach it."""
+def sandbox_command(port: int, webhooks_url: str | None, pace_s: float, as_json: bool) -> None:
+    """Run the stand-in OMS alone, and print the variables that reach it.
+
+    Without --webhooks a package is packed every few seconds, webhooks go where they are registered (autoship
+    register), and people ship what nobody else has shipped after six more.
+    """
 
     def say(variables: Mapping[str, str]) -> None:
         if as_json:
@@ -189,7 +188,7 @@ def sandbox_command(port: int, webhooks_url: str, as_json: bool) -> None:
         sys.stdout.flush()
 
     up.refuse_taken_port(port, "--port", "127.0.0.1")
-    sandbox.run_alone(port, webhooks_url, say)
+    sandbox.run_alone(port, webhooks_url, pace_s, say)
 
 
 # What is known.
