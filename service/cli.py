@@ -39,7 +39,7 @@ from service import config as configuration
 from service.config import Config
 from service.database import Database
 from service.delivery import Authentication
-from service.diagnosis import Finding, Judgement
+from service.diagnosis import NOT_CHECKED, Finding, Judgement
 from service.errors import AutoshipError, ConfigurationError, DatabaseOutdated, DatabaseUnavailable, OmsUnreachable
 from service.hooks import Plan, Step
 from service.inbox import Receipt
@@ -713,7 +713,7 @@ def _told_rule(rule: Rule) -> dict[str, object]:
 
 def _print_finding(finding: Finding) -> None:
     click.echo(f"{finding.judgement:<8} {finding.name:<22} {finding.what}")
-    if finding.judgement is not Judgement.OK:
+    if finding.judgement is not Judgement.OK and finding.what != NOT_CHECKED:
         click.echo(f"{'':<31} Why it matters: {finding.why}")
         click.echo(f"{'':<31} What to do: {finding.what_to_do}")
 

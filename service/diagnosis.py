@@ -17,6 +17,7 @@ from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS
 
 DatabaseProblem = DatabaseOutdated | DatabaseOfAnotherOms | DatabaseUnavailable
 WORKER_SILENT = timedelta(seconds=60)
+NOT_CHECKED = "not checked"
 
 
 class Judgement(StrEnum):
@@ -100,7 +101,7 @@ def complete(found: Iterable[Finding]) -> list[Finding]:
     failed = {finding.name for finding in seen if finding.judgement is not Judgement.OK}
     findings = [finding for finding in seen if finding.judgement is not Judgement.OK or finding.name not in failed]
     names = {finding.name for finding in findings}
-    findings += [_unknown(name, "not checked", "See the findings above.") for name in CHECKS if name not in names]
+    findings += [_unknown(name, NOT_CHECKED, "See the findings above.") for name in CHECKS if name not in names]
     order = list(CHECKS)
     return sorted(findings, key=lambda finding: order.index(finding.name))
 
@@ -304,7 +305,11 @@ def transition_log(log: tuple[LoggedTransition, ...] | None) -> Finding:
 def webhooks(plan: Plan | str) -> Finding:
     """What registering would change, or why that is not known."""
     if isinstance(plan, str):
-        return _unknown("webhooks", plan, "Compare Settings > Webhooks in the OMS with `autoship register --check`.")
+        return _unknown(
+            "webhooks",
+            plan,
+            "Set PUBLIC_URL and run `autoship register --check`, or compare Settings > Webhooks in the OMS yourself.",
+        )
     wrong = [f"{step.event_type}: {step.action}" for step in plan.changes]
     wrong += [f"{event_type}: unknown to the OMS" for event_type in plan.unknown]
     if wrong:

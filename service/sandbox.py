@@ -390,15 +390,16 @@ class StandInOms:
         named = ("target_url", "event_type")
         if any(all(hook[name] == values[name] for name in named) for hook in self.hooks.values()):
             return _json(406, {"code": "webhook_100_2", "en": "Webhook already registered"})
-        hook = {
-            "id": len(self.hooks) + 1,
+        hook_id = len(self.hooks) + 1
+        usual: dict[str, Any] = {
+            "id": hook_id,
             "is_active": True,
             "secret_key": None,
             "additional_headers": {},
             "config": {},
         }
-        self.hooks[len(self.hooks) + 1] = hook = hook | dict(values)
-        return _json(201, hook)
+        self.hooks[hook_id] = usual | dict(values)
+        return _json(201, self.hooks[hook_id])
 
     def _targets(self, event_type: str) -> list[Target]:
         registered = [one for one in self.hooks.values() if one["is_active"] and one["event_type"] == event_type]
