@@ -88,7 +88,7 @@ class Vitals:
 def read(database: Database, *, count_deliveries: bool = True) -> Vitals:
     """The vitals now. Raises `DatabaseUnavailable`.
 
-    Counting the deliveries is what takes time: half a second for three million of them.
+    Counting the deliveries is what takes time: up to a second for three million of them.
     """
     with database.reading() as transaction:
         now = transaction.now
