@@ -32,5 +32,5 @@ def post_worker_init(worker: object) -> None:
     """Tells that deliveries are accepted from now on, and begins to watch for what people should hear of."""
     logs.emit("web.started", version=__version__)
     config = configuration.load(configuration.environment())
-    watch.start(Database(config.database_url))
-    alerts.start(config)
+    over_workers = watch.start(Database(config.database_url))
+    alerts.start(config, lambda: over_workers.cause)

@@ -34,8 +34,8 @@ LEASE = timedelta(seconds=60)
 QUIET = timedelta(minutes=5)
 REMIND_AFTER = timedelta(hours=24)
 PILE = 5
-WORKER_SILENT_S = 60.0
-OVERDUE_S = 300.0
+# The watch over the workers begins with the process too; this is longer than it takes to find them silent.
+WATCHED_FOR_S = 90.0
 YOUNG = timedelta(hours=1)
 
 
@@ -43,13 +43,14 @@ YOUNG = timedelta(hours=1)
 class Alert:
     """What began and what to do. `event`: the line of the logs that tells the same.
 
-    `patience_s`: for how long a process watches before it judges this; what starts together with it needs its time.
+    `count` is None for the one that the watch over the workers judges. `patience_s`: for how long a process watches
+    before it speaks of this, be it that it began or that it is over.
     """
 
     title: str
     advice: str
     event: str
-    count: Callable[[Vitals], int]
+    count: Callable[[Vitals], int] | None
     patience_s: float = 0.0
 
 
@@ -90,13 +91,6 @@ def _piling_up(found: Vitals) -> int:
 def _webhooks_silent(found: Vitals) -> int:
     heard = found.last_webhook_at is not None and found.now - found.last_webhook_at < vitals.UNANNOUNCED_WITHIN
     return 0 if heard or found.now - found.made_at < YOUNG else found.unannounced
-
-
-def _worker_silent(found: Vitals) -> bool:
-    """Behind a brake for all workers what is due waits without a fault of theirs."""
-    held_off = found.hold_off_until is not None and found.now < found.hold_off_until
-    braked = held_off or found.breaker_opened_at is not None
-    return found.worker_silent_s > WORKER_SILENT_S or (found.oldest_due_s > OVERDUE_S and not braked)
 
 
 ALERTS: Mapping[str, Alert] = {
@@ -164,15 +158,16 @@ ALERTS: Mapping[str, Alert] = {
         "Start one (autoship worker), or restart the one that hangs. Deliveries are still accepted and nothing is "
         "lost; what is due ships when a worker is back.",
         "worker.silent",
-        _worker_silent,
-        patience_s=WORKER_SILENT_S,
+        None,
+        patience_s=WATCHED_FOR_S,
     ),
 }
 
 
-def judge(found: Vitals) -> dict[str, int]:
-    """The alerts that are open by these vitals, and how many packages each concerns, or 1."""
-    counts = {name: int(alert.count(found)) for name, alert in ALERTS.items()}
+def judge(found: Vitals, silence: str | None) -> dict[str, int]:
+    """The alerts that are open, and how many packages each concerns, or 1. `silence`: why workers are silent."""
+    silent = int(silence is not None)
+    counts = {name: silent if alert.count is None else int(alert.count(found)) for name, alert in ALERTS.items()}
     return {name: count for name, count in counts.items() if count > 0}
 
 
@@ -236,17 +231,19 @@ class Target:
 
 
 class Watch:
-    """Compares the vitals with what people were told, and tells them the difference."""
+    """Compares the vitals, and what `silence` says of the workers, with what people were told: tells the difference."""
 
     def __init__(
         self,
         config: Config,
         database: Database,
+        silence: Callable[[], str | None],
         send_within_s: float = SEND_WITHIN_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._oms_base_url = config.oms.base_url
         self._database = database
+        self._silence = silence
         self._targets = targets(config)
         self._send_within_s = send_within_s
         self._monotonic = monotonic
@@ -255,7 +252,7 @@ class Watch:
     def look(self) -> None:
         """Looks once. Raises `DatabaseUnavailable`."""
         found = vitals.read(self._database, count_deliveries=False)
-        counts = judge(found)
+        counts = judge(found, self._silence())
         with self._database.reading() as transaction:
             rows = transaction.execute(sa.select(table)).mappings()
             told = {row["alert"]: _told(row) for row in rows}
@@ -320,10 +317,10 @@ def targets(config: Config) -> list[Target]:
     return [Target(number, url) for number, url in enumerate(config.alert_urls, 1)]
 
 
-def start(config: Config) -> None:
+def start(config: Config, silence: Callable[[], str | None]) -> None:
     """Watches in a thread of its own for as long as this process lives, if there is anybody to tell."""
     if config.alert_urls:
-        watch = Watch(config, Database(config.database_url))
+        watch = Watch(config, Database(config.database_url), silence)
         never = threading.Event()
         threading.Thread(target=watch.run, args=(never.wait,), name="alerts", daemon=True).start()
 

@@ -80,6 +80,16 @@ def read(transaction: Transaction, *, lock: bool = False) -> Brakes:
     )
 
 
+def holds_up_work(now: datetime) -> sa.ColumnElement[bool]:
+    """In a statement: whether what is due may rightly wait, for a person, for the OMS, or for its share of the rate."""
+    return sa.or_(
+        brakes.c.paused_at.is_not(None),
+        brakes.c.breaker_opened_at.is_not(None),
+        brakes.c.hold_off_until > now,
+        brakes.c.next_slot_at > now,
+    )
+
+
 def admit(transaction: Transaction, found: Brakes, due: Sequence[int], rate_per_s: float) -> Sequence[int]:
     """Which of the due packages may be taken up now; takes their share of the rate (GCRA, 1 s of burst).
 

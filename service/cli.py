@@ -39,7 +39,7 @@ from service import config as configuration
 from service.config import Config
 from service.database import Database
 from service.delivery import Authentication
-from service.diagnosis import Finding, Judgement
+from service.diagnosis import NOT_CHECKED, Finding, Judgement
 from service.errors import AutoshipError, ConfigurationError, DatabaseOutdated, DatabaseUnavailable, OmsUnreachable
 from service.hooks import Plan, Step
 from service.inbox import Receipt
@@ -173,16 +173,15 @@ def migrate() -> None:
 
 @main.command("sandbox")
 @click.option("--port", default=8009, show_default=True, help="Where the stand-in OMS listens on loopback.")
-@click.option(
-    "--webhooks",
-    "webhooks_url",
-    default="http://127.0.0.1:8008/webhooks/oms/packages",
-    show_default=True,
-    help="Where its webhooks go.",
-)
+@click.option("--webhooks", "webhooks_url", help="Send the sample packages' webhooks here; nothing need be registered.")
+@click.option("--pace", "pace_s", default=5.0, show_default=True, help="Seconds from one packed package to the next.")
 @_json_option
-def sandbox_command(port: int, webhooks_url: str, as_json: bool) -> None:
-    """Run the stand-in OMS alone, and print the variables that reach it."""
+def sandbox_command(port: int, webhooks_url: str | None, pace_s: float, as_json: bool) -> None:
+    """Run the stand-in OMS alone, and print the variables that reach it.
+
+    Without --webhooks a package is packed every few seconds, webhooks go where they are registered (autoship
+    register), and people ship what nobody else has shipped after six more.
+    """
 
     def say(variables: Mapping[str, str]) -> None:
         if as_json:
@@ -192,7 +191,7 @@ def sandbox_command(port: int, webhooks_url: str, as_json: bool) -> None:
         sys.stdout.flush()
 
     up.refuse_taken_port(port, "--port", "127.0.0.1")
-    sandbox.run_alone(port, webhooks_url, say)
+    sandbox.run_alone(port, webhooks_url, pace_s, say)
 
 
 # What is known.
@@ -723,7 +722,7 @@ def _told_rule(rule: Rule) -> dict[str, object]:
 
 def _print_finding(finding: Finding) -> None:
     click.echo(f"{finding.judgement:<8} {finding.name:<22} {finding.what}")
-    if finding.judgement is not Judgement.OK:
+    if finding.judgement is not Judgement.OK and finding.what != NOT_CHECKED:
         click.echo(f"{'':<31} Why it matters: {finding.why}")
         click.echo(f"{'':<31} What to do: {finding.what_to_do}")
 

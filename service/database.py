@@ -33,7 +33,7 @@ from sqlalchemy.sql.expression import Executable
 
 from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnavailable
 
-HEAD = "0004"
+HEAD = "0005"
 # A sender is answered 503 when there was no commit within 5 s.
 PATIENCE_S = 4.5
 # For each process: enough for the web's 8 threads; the looks of a worker share them, as each needs one only for
@@ -118,6 +118,15 @@ packages = sa.Table(
     sa.Index("packages_first_hint", "first_hint", "created_at"),
     sa.Index("packages_number", "number"),
     sa.Index("packages_order_number", "order_number"),
+    # For lists, a page at a time.
+    sa.Index("packages_listed", "state", "package_id"),
+    sa.Index(
+        "packages_reason",
+        "reason",
+        "package_id",
+        postgresql_where=sa.text("reason IS NOT NULL"),
+        sqlite_where=sa.text("reason IS NOT NULL"),
+    ),
 )
 
 deliveries = sa.Table(
@@ -136,6 +145,8 @@ deliveries = sa.Table(
     sa.Column("received_at", Instant, nullable=False),
     sa.Column("last_seen_at", Instant, nullable=False),
     sa.Index("deliveries_package", "package_id", "received_at"),
+    # All that counting them needs, so that it reads no row.
+    sa.Index("deliveries_counted", "fate", "seen", "last_seen_at"),
 )
 
 quarantine = sa.Table(

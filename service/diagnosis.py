@@ -17,6 +17,9 @@ from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS
 
 DatabaseProblem = DatabaseOutdated | DatabaseOfAnotherOms | DatabaseUnavailable
 WORKER_SILENT = timedelta(seconds=60)
+NOT_CHECKED = "not checked"
+_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+_OF_A_CONTAINER = frozenset({"overlay", "aufs"})
 
 
 class Judgement(StrEnum):
@@ -100,7 +103,7 @@ def complete(found: Iterable[Finding]) -> list[Finding]:
     failed = {finding.name for finding in seen if finding.judgement is not Judgement.OK}
     findings = [finding for finding in seen if finding.judgement is not Judgement.OK or finding.name not in failed]
     names = {finding.name for finding in findings}
-    findings += [_unknown(name, "not checked", "See the findings above.") for name in CHECKS if name not in names]
+    findings += [_unknown(name, NOT_CHECKED, "See the findings above.") for name in CHECKS if name not in names]
     order = list(CHECKS)
     return sorted(findings, key=lambda finding: order.index(finding.name))
 
@@ -115,15 +118,14 @@ def configuration(problems: Sequence[str]) -> list[Finding]:
     return found or [_ok("configuration", "every variable is understood")]
 
 
-def database(problem: DatabaseProblem | None, is_sqlite: bool) -> list[Finding]:
+def database(problem: DatabaseProblem | None) -> list[Finding]:
     """What checking the database and committing to it came to."""
     reachable = _ok("database_reachable", "a commit succeeded")
     migrated = _ok("database_migrated", "it has this version's schema")
     match problem:
         case None:
-            kind = "a file on this machine's disk" if is_sqlite else "a PostgreSQL server"
             this_oms = _ok("database_of_this_oms", "it was made for OMS_BASE_URL")
-            return [reachable, migrated, this_oms, _ok("database_durable", kind)]
+            return [reachable, migrated, this_oms]
         case DatabaseOutdated():
             return [_problem("database_migrated", str(problem), "Run `autoship migrate`, or `autoship up`.")]
         case DatabaseOfAnotherOms():
@@ -131,6 +133,40 @@ def database(problem: DatabaseProblem | None, is_sqlite: bool) -> list[Finding]:
         case DatabaseUnavailable():  # pragma: no branch - mypy proves that there is no other
             advice = "Check DATABASE_URL, and that the server or disk takes writes."
             return [_problem("database_reachable", str(problem), advice)]
+
+
+def file_system(path: str, mounts: str) -> str | None:
+    """The kind of file system an absolute path lies on, by Linux's list of mounts (proc(5), mountinfo)."""
+    found: dict[str, str] = {}
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        place = before.split(" ")[4].replace("\\040", " ").rstrip("/")
+        if path.startswith(f"{place}/"):
+            found[place] = after.partition(" ")[0]
+    return found[max(found, key=len)] if found else None
+
+
+def durable_file(kind: str | None) -> Finding:
+    """Whether SQLite's file outlives this machine's next start, by the kind of its file system."""
+    if kind in _IN_MEMORY:
+        what = f"a file in memory ({kind}): the next start of this machine begins with nothing"
+        return _problem("database_durable", what, "Put DATABASE_URL on a disk, or use PostgreSQL.")
+    if kind in _OF_A_CONTAINER:
+        what = f"a file within a container ({kind}): it goes with the container"
+        return _unknown("database_durable", what, "Put DATABASE_URL on a volume, or use PostgreSQL.")
+    if kind is None:
+        advice = "See to it that DATABASE_URL is on a disk that lasts."
+        return _unknown("database_durable", "a file, on what kind of disk is not known here", advice)
+    return _ok("database_durable", f"a file on this machine's disk ({kind})")
+
+
+def durable_server(settings: Mapping[str, str]) -> Finding:
+    """Whether what PostgreSQL commits outlives a crash of its machine."""
+    careless = [f"{name} is off" for name, value in settings.items() if value == "off"]
+    if careless:
+        what = f"a PostgreSQL server that forgets: {', '.join(careless)}"
+        return _problem("database_durable", what, "Switch it on in PostgreSQL's configuration.")
+    return _ok("database_durable", "a PostgreSQL server that writes before it answers")
 
 
 def worker(seen_at: datetime | None, now: datetime) -> Finding:
@@ -304,7 +340,11 @@ def transition_log(log: tuple[LoggedTransition, ...] | None) -> Finding:
 def webhooks(plan: Plan | str) -> Finding:
     """What registering would change, or why that is not known."""
     if isinstance(plan, str):
-        return _unknown("webhooks", plan, "Compare Settings > Webhooks in the OMS with `autoship register --check`.")
+        return _unknown(
+            "webhooks",
+            plan,
+            "Set PUBLIC_URL and run `autoship register --check`, or compare Settings > Webhooks in the OMS yourself.",
+        )
     wrong = [f"{step.event_type}: {step.action}" for step in plan.changes]
     wrong += [f"{event_type}: unknown to the OMS" for event_type in plan.unknown]
     if wrong:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -24,6 +25,10 @@ from service.login import credentials
 from service.oms import ListPage, Oms
 from service.policy import BadShape, NotFound, ReadFailed
 from service.snapshot import Items, PackageSnapshot
+
+# Linux's list of what is mounted where; elsewhere there is none.
+MOUNTS = Path("/proc/self/mountinfo")
+_WRITES_FIRST = ("fsync", "synchronous_commit")
 
 
 def examine(environ: Mapping[str, str]) -> list[Finding]:
@@ -45,7 +50,9 @@ def webhooks(config: Config, oms: Oms) -> Finding:
 
 def _examine(config: Config, database: Database) -> Iterator[Finding]:
     problem = _problem_of(config, database)
-    yield from diagnosis.database(problem, database.is_sqlite)
+    yield from diagnosis.database(problem)
+    if problem is None:
+        yield _durability(config, database)
     if config.public_url is None:
         yield diagnosis.no_public_url()
     else:
@@ -63,6 +70,16 @@ def _examine(config: Config, database: Database) -> Iterator[Finding]:
         with closing(oms):
             yield from _oms(config, oms)
     database.dispose()
+
+
+def _durability(config: Config, database: Database) -> Finding:
+    if database.is_sqlite:
+        file = Path(sa.make_url(config.database_url).database or "").resolve()
+        mounts = MOUNTS.read_text(encoding="utf-8") if MOUNTS.exists() else ""
+        return diagnosis.durable_file(diagnosis.file_system(str(file), mounts))
+    with database.reading() as transaction:
+        shown = {name: transaction.execute(sa.text(f"SHOW {name}")).scalar_one() for name in _WRITES_FIRST}
+    return diagnosis.durable_server(shown)
 
 
 def _problem_of(config: Config, database: Database) -> DatabaseProblem | None:

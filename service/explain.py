@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service import journal, policy, worklist
+from service import brakes, journal, policy, worklist
 from service.database import Database, Transaction, deliveries
 from service.errors import OmsUnreachable
 from service.oms import Oms
@@ -106,7 +106,7 @@ MEANINGS: Mapping[tuple[CaseState, Reason | None], tuple[str, str]] = {
     (CaseState.SKIPPED, Reason.CANCELLED): ("It was cancelled.", "Nothing to do."),
     (CaseState.SKIPPED, Reason.LEFT_PACKED): (
         "It left Packed without us, for a state we do not know as shipped.",
-        "If that state means shipped, name it in SHIPPED_STATUSES.",
+        "If that state means shipped, name it in SHIPPED_STATUSES; autoship recheck ID then judges it anew.",
     ),
     (CaseState.SKIPPED, Reason.NOT_PACKED): (
         "It was not Packed during the 15 minutes we looked.",
@@ -174,7 +174,8 @@ def stored(database: Database, package_id: int) -> dict[str, Any] | None:
         case = worklist.case_of(row)
         attempts = [_attempt(attempt) for attempt in journal.attempt_rows(transaction, package_id)]
         advice = _advice(MEANINGS[case.state, case.reason][1], package_id)
-        return _frame(case, _summary(case, attempts), advice) | {
+        held_back = brakes.read(transaction).against_command(package_id, transaction.now)
+        return _frame(case, _summary(case, attempts, held_back), advice) | {
             "next_check_at": instant(row["due_at"]),
             "attempts": attempts,
             "timeline": _timeline(transaction, package_id),
@@ -244,11 +245,13 @@ def instant(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _summary(case: Case, attempts: Sequence[Mapping[str, Any]]) -> str:
+def _summary(case: Case, attempts: Sequence[Mapping[str, Any]], held_back: str | None) -> str:
     if case.state is CaseState.SHIPPED and case.evidence is not None:
         accepted = bool(attempts) and attempts[-1]["outcome"] == Outcome.ACCEPTED
         return PROOFS[case.evidence] if accepted or case.evidence is not Evidence.READ_BACK else _NOT_ALONE
     meaning = MEANINGS[case.state, case.reason][0]
+    if case.reason is Reason.BRAKE and held_back is not None:
+        meaning = f"It is eligible, but commands are held back: {held_back}."
     if case.read_problem is None:
         return meaning
     reads = "read" if case.failed_reads == 1 else f"{case.failed_reads} reads"

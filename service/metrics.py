@@ -54,6 +54,11 @@ METRICS: Mapping[str, Metric] = {
         "For how long the oldest due package has waited for a worker; 0 where none waits.",
         lambda vitals: _one(vitals.oldest_due_s),
     ),
+    "autoship_held_up": Metric(
+        "gauge",
+        "1 while what is due may rightly wait: for a person, for the OMS, or for its share of OMS_RATE_PER_S.",
+        lambda vitals: _one(vitals.held_up),
+    ),
     "autoship_worker_seen_seconds": Metric(
         "gauge",
         "How long ago a worker was seen; where none ever was, how old the database is.",

@@ -6,6 +6,7 @@ and keeps a ledger of what it was asked and what it applied, so that it can judg
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import socket
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from queue import Empty, PriorityQueue
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -39,7 +41,18 @@ _LOGINS = ("/api/i1/auth/login/", "/api/v1/auth/login/")
 _PACKAGES = "/api/v1/oms/packages/"
 _ITEMS = "/api/v1/oms/packages/package-items/"
 _LOGS = "/api/v1/oms/state-transition-logs/"
-_HOOKS = "/whisperer/"
+_HOOKS = "/whisperer/hooks/"
+# dj-whisperer names no types of its own; these are the OMS's.
+_EVENT_TYPES = (
+    "package.created",
+    "package.status.transitioned",
+    "package.status.packed",
+    "package.status.cancelled",
+    "package.status.shipped",
+    "package.status.packed_for_refund",
+    "package.shipment.awb_number",
+    "package.refused",
+)
 _PACKAGE_STATUS, _ITEM_STATUS = "PackageStatus", "PackageItemStatus"
 _MOST_RETRIES = 10
 
@@ -107,6 +120,15 @@ class Applied:
     by_command: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where events go, and what the sender shows there beside the signature."""
+
+    url: str
+    secret: str | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Sent:
     """One event of the sender and how each of its deliveries was answered."""
@@ -149,8 +171,10 @@ class StandInOms:
         self.received: list[Received] = []
         self.applied: list[Applied] = []
         self.sent: list[Sent] = []
+        self.hooks: dict[int, dict[str, Any]] = {}
         self._lock = threading.RLock()
         self._sender: _Sender | None = None
+        self._target: Target | None = None
 
     # People at work in the OMS.
 
@@ -206,8 +230,8 @@ class StandInOms:
                     return self._page(request, self._item_rows(request))
                 case "list":
                     return self._page(request, self._package_rows(request))
-                case "hooks":  # ours go where `start` is told
-                    return _json(404, {"detail": "Not found."})
+                case "hooks":
+                    return self._hooks(request)
                 case _:
                     package = self.packages.get(_id_in(request.path) or 0)
                     return _json(200, self.document(package)) if package else _json(404, {"detail": "Not found."})
@@ -342,14 +366,58 @@ class StandInOms:
         }
         return _json(200, page)
 
+    # The registration of webhooks.
+
+    def _hooks(self, request: Request) -> Response:
+        rest = request.path.removeprefix(_HOOKS).strip("/")
+        if request.method == "GET":
+            return _json(200, _EVENT_TYPES) if rest == "registry" else self._page(request, list(self.hooks.values()))
+        values = json.loads(request.body)
+        if request.method == "POST" and not rest:
+            return self._register(values)
+        hook = self.hooks.get(int(rest)) if rest.isdecimal() else None
+        if request.method != "PATCH" or hook is None:
+            return _json(404, {"detail": "Not found."})
+        hook.update(values)
+        return _json(200, hook)
+
+    def _register(self, values: Mapping[str, Any]) -> Response:
+        required = ("target_url", "event_type", "retry_countdown_config")
+        if missing := [name for name in required if not values.get(name)]:
+            return _json(400, {name: ["This field is required."] for name in missing})
+        if values["event_type"] not in _EVENT_TYPES:
+            return _json(400, {"event_type": ["This is not a valid choice."]})
+        named = ("target_url", "event_type")
+        if any(all(hook[name] == values[name] for name in named) for hook in self.hooks.values()):
+            return _json(406, {"code": "webhook_100_2", "en": "Webhook already registered"})
+        hook_id = len(self.hooks) + 1
+        usual: dict[str, Any] = {
+            "id": hook_id,
+            "is_active": True,
+            "secret_key": None,
+            "additional_headers": {},
+            "config": {},
+        }
+        self.hooks[hook_id] = usual | dict(values)
+        return _json(201, self.hooks[hook_id])
+
+    def _targets(self, event_type: str) -> list[Target]:
+        registered = [one for one in self.hooks.values() if one["is_active"] and one["event_type"] == event_type]
+        return [*([self._target] if self._target else []), *map(_target, registered)]
+
     # The sender.
 
-    def start(self, target_url: str, secret: str = SANDBOX_SECRET) -> None:
-        """Begins to send webhooks to `target_url`; events that were announced before are sent now."""
+    def start(self, target_url: str | None = None, secret: str = SANDBOX_SECRET) -> None:
+        """Begins to send each event to whoever is registered for it by then.
+
+        And all to `target_url`, where events that were announced before are sent now.
+        """
         with self._lock:
-            self._sender = _Sender(self, target_url, secret)
-            for sent in self.sent:
-                self._sender.post(sent)
+            self._sender = _Sender(self)
+            if target_url is not None:
+                self._target = Target(target_url, secret)
+                for sent in self.sent:
+                    self._sender.post(sent, self._target)
 
     def stop(self) -> None:
         """Sends nothing more and waits for the delivery under way."""
@@ -366,9 +434,10 @@ class StandInOms:
             sent = Sent(UUID(int=self.rng.getrandbits(128)).hex, event_type, package_id, document)
             self.sent.append(sent)
             if self._sender is not None:
-                self._sender.post(sent)
-                if self.rng.random() < self.duplicates:
-                    self._sender.post(sent)
+                for target in self._targets(event_type):
+                    self._sender.post(sent, target)
+                    if self.rng.random() < self.duplicates:
+                        self._sender.post(sent, target)
             return sent
 
     def _announce(self, package: Package, event_type: str) -> None:
@@ -382,11 +451,9 @@ class _Sender:
 
     _THREADS = 4
 
-    def __init__(self, oms: StandInOms, target_url: str, secret: str) -> None:
+    def __init__(self, oms: StandInOms) -> None:
         self._oms = oms
-        self._target_url = target_url
-        self._secret = secret
-        self._due: PriorityQueue[tuple[float, int, Sent, int]] = PriorityQueue()
+        self._due: PriorityQueue[tuple[float, int, Sent, Target, int]] = PriorityQueue()
         self._stopping = threading.Event()
         self._pending = 0
         self._sequence = 0
@@ -395,11 +462,11 @@ class _Sender:
         for thread in self._threads:
             thread.start()
 
-    def post(self, sent: Sent, retries: int = 0, delay_s: float = 0.0) -> None:
+    def post(self, sent: Sent, target: Target, retries: int = 0, delay_s: float = 0.0) -> None:
         with self._lock:
             self._pending += 1
             self._sequence += 1
-            self._due.put((time.monotonic() + delay_s, self._sequence, sent, retries))
+            self._due.put((time.monotonic() + delay_s, self._sequence, sent, target, retries))
 
     def is_idle(self) -> bool:
         return self._pending == 0
@@ -412,29 +479,29 @@ class _Sender:
     def _work(self) -> None:
         while not self._stopping.is_set():
             try:
-                due, sequence, sent, retries = self._due.get(timeout=0.05)
+                due, sequence, sent, target, retries = self._due.get(timeout=0.05)
             except Empty:
                 continue
             if due > time.monotonic():
-                self._due.put((due, sequence, sent, retries))
+                self._due.put((due, sequence, sent, target, retries))
                 self._stopping.wait(0.01)
                 continue
-            self._deliver(sent, retries)
+            self._deliver(sent, target, retries)
             with self._lock:
                 self._pending -= 1
 
-    def _deliver(self, sent: Sent, retries: int) -> None:
+    def _deliver(self, sent: Sent, target: Target, retries: int) -> None:
         if sent.document is None:
             sent.document = self._oms.document(self._oms.packages[sent.package_id])
         elif retries:
             # A retry is read back from a jsonb column, which orders keys by length: other bytes, same event.
             sent.document = dict(sorted(sent.document.items(), key=lambda member: (len(member[0]), member[0])))
         body = sender.encode(sent.event_type, sent.event_uuid, sent.document)
-        headers = sender.headers(sent.event_type, body, self._secret)
-        status = sender.post(self._target_url, body, headers)
+        headers = sender.headers(sent.event_type, body, target.secret, target.headers)
+        status = sender.post(target.url, body, headers)
         sent.statuses.append(status)
         if (status is None or status >= 400) and retries < _MOST_RETRIES:
-            self.post(sent, retries + 1, self._oms.retry_unit_s * 2**retries)
+            self.post(sent, target, retries + 1, self._oms.retry_unit_s * 2**retries)
 
 
 class Server:
@@ -492,6 +559,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve()
 
     def do_POST(self) -> None:
+        self._serve()
+
+    def do_PATCH(self) -> None:
         self._serve()
 
     def _serve(self) -> None:
@@ -573,17 +643,36 @@ def play(oms: StandInOms, pace_s: float = 0.4, sleep: Callable[[float], None] = 
     oms.set_items(84, [PACKED, PACKED])
 
 
-def run_alone(port: int, webhooks_url: str, say: Callable[[Mapping[str, str]], None]) -> None:
+def run_alone(port: int, webhooks_url: str | None, pace_s: float, say: Callable[[Mapping[str, str]], None]) -> None:
     """The stand-in OMS in the foreground until Ctrl-C; `say` is told the variables that reach it.
 
-    Its webhooks go to `webhooks_url`, repeated with growing pauses until somebody answers there.
+    The sample packages' webhooks go to `webhooks_url`, repeated with growing pauses until somebody answers there;
+    without it work goes on in the warehouse for ever, and webhooks go where they are registered.
     """
-    oms = sample_oms()
+    oms = sample_oms() if webhooks_url else StandInOms(duplicates=0.3, doubles=0.2)
     with serve(oms, port) as server:
         say(environment(server.url, oms))
         oms.start(webhooks_url)
-        play(oms)
-        threading.Event().wait()
+        if webhooks_url:
+            play(oms)
+            threading.Event().wait()
+        for package_id in count(FIRST_PACKAGE):
+            work(oms, package_id)
+            time.sleep(pace_s)
+
+
+FIRST_PACKAGE = 101
+# People ship a package when so many others have been packed after it; one in so many is packed in part only.
+SHIPPED_BY_HAND_AFTER, PACKED_IN_PART = 6, 10
+
+
+def work(oms: StandInOms, package_id: int) -> None:
+    """One package is packed, and people ship an earlier one if nobody else has."""
+    oms.create(package_id, [READY, READY])
+    oms.pack(package_id, [PACKED, READY] if package_id % PACKED_IN_PART == 0 else None)
+    old = oms.packages.get(package_id - SHIPPED_BY_HAND_AFTER)
+    if old is not None and old.state == PACKED and set(old.items) == {PACKED}:
+        oms.ship_by_hand(old.package_id)
 
 
 def environment(url: str, oms: StandInOms) -> dict[str, str]:
@@ -602,6 +691,14 @@ def _state(value: str, enum_class: str) -> dict[str, Any]:
 
 
 _PACKED_STATE = {"state": _state(PACKED, _PACKAGE_STATUS)}
+
+
+def _target(hook: Mapping[str, Any]) -> Target:
+    headers, basic = dict(hook["additional_headers"]), hook["config"].get("auth")
+    if basic:
+        pair = base64.b64encode(f"{basic['username']}:{basic['password']}".encode()).decode()
+        headers["Authorization"] = f"Basic {pair}"
+    return Target(hook["target_url"], hook["secret_key"], headers)
 
 
 def _stamp(moment: datetime) -> str:

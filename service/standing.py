@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from service import alerts
+from service import alerts, watch
 from service.policy import CaseState
 from service.vitals import Vitals
 from service.words import lasting
@@ -77,7 +77,7 @@ class Standing:
 
 def judge(found: Vitals, shipped_today: int, *, live: bool) -> Standing:
     """How the service stands by these vitals."""
-    counts = alerts.judge(found)
+    counts = alerts.judge(found, _silence(found))
     order = sorted(counts, key=lambda name: _STOPPING.index(name) if name in _STOPPING else len(_STOPPING))
     concerns = tuple(_concern(name, counts[name], found) for name in order if name != _BY_PACKAGE)
     return Standing(
@@ -86,6 +86,14 @@ def judge(found: Vitals, shipped_today: int, *, live: bool) -> Standing:
         numbers=_numbers(found, shipped_today, live=live),
         concerns=concerns,
     )
+
+
+def _silence(found: Vitals) -> str | None:
+    """What the watch over the workers will say of this within a minute, which a page cannot wait for."""
+    if found.worker_silent_s >= watch.SILENT_AFTER_S:
+        return watch.UNSEEN
+    late_s = watch.LATE_AFTER.total_seconds() + watch.SILENT_AFTER_S
+    return watch.LATE if found.oldest_due_s >= late_s and not found.held_up else None
 
 
 def _light(open_alerts: list[str], *, paused: bool, live: bool) -> Light:

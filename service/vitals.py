@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service import worklist
+from service.brakes import holds_up_work
 from service.database import (
     Database,
     Instant,
@@ -36,7 +37,7 @@ class Vitals:
 
     `deliveries` counts what was answered 2xx and is kept, repetitions under `duplicate`. `attempts` are those of the
     last 24 h by outcome, `open` without one. `unannounced`: packages that the sweep alone found within the last hour.
-    `unreadable`: packages whose last six reads or more all failed.
+    `unreadable`: packages whose last six reads or more all failed. `held_up`: what is due may rightly wait.
     """
 
     now: datetime
@@ -58,6 +59,7 @@ class Vitals:
     breaker_opened_at: datetime | None
     breaker_cause: str | None
     hold_off_until: datetime | None
+    held_up: bool
 
     @property
     def oldest_due_s(self) -> float:
@@ -87,7 +89,7 @@ class Vitals:
 def read(database: Database, *, count_deliveries: bool = True) -> Vitals:
     """The vitals now. Raises `DatabaseUnavailable`.
 
-    Counting the deliveries is what takes time: up to a second for a million of them.
+    Counting the deliveries is what takes time: up to a second for three million of them.
     """
     with database.reading() as transaction:
         now = transaction.now
@@ -115,7 +117,8 @@ def read(database: Database, *, count_deliveries: bool = True) -> Vitals:
         pause_cause=one["pause"]["a"],
         breaker_opened_at=one["breaker"]["at"],
         breaker_cause=one["breaker"]["a"],
-        hold_off_until=one["hold_off"]["at"],
+        hold_off_until=one["held_up"]["at"],
+        held_up=bool(one["held_up"]["n"]),
     )
 
 
@@ -138,7 +141,7 @@ def _parts(now: datetime) -> tuple[sa.Select[Any], ...]:
         _part("sweep", a=sweep.c.problem, n=sweep.c.missed, at=sweep.c.finished_at),
         _part("pause", a=brakes.c.pause_cause, at=brakes.c.paused_at),
         _part("breaker", a=brakes.c.breaker_cause, at=brakes.c.breaker_opened_at),
-        _part("hold_off", at=brakes.c.hold_off_until),
+        _part("held_up", n=sa.case((holds_up_work(now), 1), else_=0), at=brakes.c.hold_off_until).select_from(brakes),
     )
 
 

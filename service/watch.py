@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
 from service import logs
-from service.database import Database, deployment, packages, workers
+from service.brakes import holds_up_work
+from service.database import Database, brakes, deployment, packages, workers
 from service.errors import DatabaseUnavailable
 
 EVERY_S = 10.0
 SILENT_AFTER_S = 60.0
 # What is late at this moment and still a minute later is 5 minutes late.
 LATE_AFTER = timedelta(minutes=4)
+UNSEEN = "no worker was seen for a minute"
+LATE = "the oldest due package is 5 minutes late"
 
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """What one look at the database shows: each worker's last heartbeat, and by how much the oldest package is late."""
+    """What one look at the database shows: each worker's last heartbeat, and by how much the oldest package is late.
+
+    Behind a brake nothing is: what is due waits there without a fault of the workers.
+    """
 
     heartbeats: frozenset[tuple[str, datetime]]
     late_by: timedelta
@@ -50,45 +56,62 @@ class Watched:
 def silence(watched: Watched, now_s: float) -> str | None:
     """Why somebody should look after the workers, or None."""
     if now_s - watched.heard_at >= SILENT_AFTER_S:
-        return "no worker was seen for a minute"
+        return UNSEEN
     if now_s - watched.on_time_at >= SILENT_AFTER_S:
-        return "the oldest due package is 5 minutes late"
+        return LATE
     return None
 
 
-def start(database: Database) -> None:
-    """Watches from now on, in a thread that ends with the process."""
-    arguments = (database, time.monotonic, threading.Event().wait)
-    threading.Thread(target=keep_watch, args=arguments, name="watch", daemon=True).start()
+class Watch:
+    """Looks at the database every 10 s, and says once that there is silence and once that it is over.
 
+    `cause` is what is wrong with the workers by the last look, or None.
+    """
 
-def keep_watch(database: Database, monotonic: Callable[[], float], wait: Callable[[float], bool]) -> None:
-    """Looks every 10 s until `wait(seconds)` is True; says once that there is silence, and once that it is over."""
-    watched, told = Watched(monotonic(), monotonic()), None
-    while not wait(EVERY_S):
+    def __init__(self, database: Database, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._monotonic = monotonic
+        self._watched = Watched(monotonic(), monotonic())
+        self.cause: str | None = None
+
+    def run(self, wait: Callable[[float], bool]) -> None:
+        """Looks until `wait(seconds)` is True."""
+        while not wait(EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
         try:
-            watched = watched.after(_signs(database), monotonic())
+            self._watched = self._watched.after(_signs(self._database), self._monotonic())
         except DatabaseUnavailable:
-            if told is None:  # an outage is no silence, nor the end of one
-                watched = replace(watched, heard_at=monotonic(), on_time_at=monotonic())
-            continue
-        cause = silence(watched, monotonic())
-        if cause == told:
-            continue
-        told = cause
-        if cause is None:
+            if self.cause is None:  # an outage is no silence, nor the end of one
+                self._watched = replace(self._watched, heard_at=self._monotonic(), on_time_at=self._monotonic())
+            return
+        told, self.cause = self.cause, silence(self._watched, self._monotonic())
+        if self.cause == told:
+            return
+        if self.cause is None:
             logs.emit("worker.seen")
         else:
-            logs.emit("worker.silent", cause=cause)
+            logs.emit("worker.silent", cause=self.cause)
+
+
+def start(database: Database) -> Watch:
+    """Watches from now on, in a thread that ends with the process."""
+    watch = Watch(database)
+    threading.Thread(target=watch.run, args=(threading.Event().wait,), name="watch", daemon=True).start()
+    return watch
 
 
 def _signs(database: Database) -> Signs:
     """One statement, on a table that has one row so that there is one without workers too."""
-    columns = (_earliest(hinted=True), _earliest(hinted=False), workers.c.worker, workers.c.seen_at)
-    query = sa.select(*columns).select_from(deployment.outerjoin(workers, sa.true()))
     with database.reading() as transaction:
-        rows, now = transaction.execute(query).all(), transaction.now
-    late_by = max((now - due_at for due_at in rows[0][:2] if due_at is not None), default=timedelta(0))
+        now = transaction.now
+        held_up = sa.select(sa.func.count()).select_from(brakes).where(holds_up_work(now)).scalar_subquery()
+        columns = (held_up, _earliest(hinted=True), _earliest(hinted=False), workers.c.worker, workers.c.seen_at)
+        query = sa.select(*columns).select_from(deployment.outerjoin(workers, sa.true()))
+        rows = transaction.execute(query).all()
+    oldest: Sequence[datetime | None] = () if rows[0][0] else rows[0][1:3]
+    late_by = max((now - due_at for due_at in oldest if due_at is not None), default=timedelta(0))
     return Signs(frozenset((row.worker, row.seen_at) for row in rows if row.worker is not None), late_by)
 
 

@@ -12,6 +12,7 @@ from service.diagnosis import CHECKS
 from service.explain import MEANINGS
 from service.logs import EVENTS
 from service.metrics import METRICS
+from tests.integration.test_states import SCENES
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -78,10 +79,19 @@ def _metrics() -> str:
 
 def _states() -> str:
     rows = (
-        (f"`{state}`", f"`{reason}`" if reason else "", meaning, advice)
-        for (state, reason), (meaning, advice) in MEANINGS.items()
+        (
+            f"`{scene.state}`",
+            f"`{scene.reason}`" if scene.reason else "",
+            *MEANINGS[scene.state, scene.reason],
+            f"{scene.how}; {scene.step} → {_named(*scene.end)}",
+        )
+        for scene in SCENES
     )
-    return _STATES + _table(("state", "reason", "what it means", "what to do"), rows)
+    return _STATES + _table(("state", "reason", "what it means", "what to do", "as a test has seen it"), rows)
+
+
+def _named(state: str, reason: str | None) -> str:
+    return f"`{state}` / `{reason}`" if reason else f"`{state}`"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -163,7 +173,8 @@ _STATES = """\
 Where a package stands and why, as `autoship explain ID` shows it. A package that needs attention and is held is
 commanded again only after `autoship recheck ID`, or when it is packed anew.
 
-This page is made from `service/explain.py` by `python -m tests.house.docs`.
+The last column: what a test made the OMS do, what it then did as advised, and where that ended. The page is made from
+`service/explain.py` and those cases, `tests/integration/test_states.py`, by `python -m tests.house.docs`.
 
 """
 

@@ -17,7 +17,7 @@ import responses
 import sqlalchemy as sa
 from requests import PreparedRequest
 
-from service import brakes, operator, up, worklist
+from service import brakes, operator, up, watch, worklist
 from service.alerts import ALERTS, LEASE, QUIET, REMIND_AFTER, Notice, Told, Watch, judge, message, notice, targets
 from service.brakes import Operation
 from service.config import Config
@@ -55,7 +55,8 @@ HEALTHY = Vitals(
     pause_cause=None,
     breaker_opened_at=None,
     breaker_cause=None,
-    hold_off_until=NOW - SECOND,
+    hold_off_until=None,
+    held_up=True,
 )
 SILENT: dict[str, Any] = {"last_webhook_at": NOW - 61 * MINUTE, "unannounced": 3}
 
@@ -81,16 +82,14 @@ SILENT: dict[str, Any] = {"last_webhook_at": NOW - 61 * MINUTE, "unannounced": 3
         (SILENT | {"last_webhook_at": None}, {"webhooks_silent": 3}),
         (SILENT | {"unannounced": 0}, {}),
         (SILENT | {"made_at": NOW - 59 * MINUTE}, {}),
-        ({"worker_seen_at": NOW - 61 * SECOND}, {"worker_silent": 1}),
-        ({"worker_seen_at": None}, {"worker_silent": 1}),
-        ({"worker_seen_at": None, "made_at": NOW - 59 * SECOND}, {}),
-        ({"oldest_due_at": NOW - 6 * MINUTE}, {"worker_silent": 1}),
-        ({"oldest_due_at": NOW - 6 * MINUTE, "hold_off_until": NOW + SECOND}, {}),
-        ({"oldest_due_at": NOW - 6 * MINUTE, "breaker_opened_at": NOW, "breaker_cause": "x"}, {"breaker_open": 1}),
+        # The watch over the workers judges these.
+        ({"worker_seen_at": None, "oldest_due_at": NOW - 6 * MINUTE, "held_up": False}, {}),
     ],
 )
 def test_what_is_wrong_opens_its_alert_and_nothing_else(changes: dict[str, Any], alerts: dict[str, int]) -> None:
-    assert judge(replace(HEALTHY, **changes)) == alerts
+    found = replace(HEALTHY, **changes)
+    assert judge(found, None) == alerts
+    assert judge(found, "no worker was seen for a minute") == alerts | {"worker_silent": 1}
 
 
 NEVER = Told(is_open=False, count=0, told_at=None, leased_until=None)
@@ -148,8 +147,13 @@ def watch_with(
 ) -> Callable[..., Watch]:
     """A process that watches, telling these targets."""
 
-    def make(*urls: str, send_within_s: float = 10.0, monotonic: Callable[[], float] = lambda: 0.0) -> Watch:
-        return Watch(configured(ALERT_URLS="\n ".join(urls)), store, send_within_s, monotonic)
+    def make(
+        *urls: str,
+        send_within_s: float = 10.0,
+        monotonic: Callable[[], float] = lambda: 0.0,
+        silence: Callable[[], str | None] = lambda: None,
+    ) -> Watch:
+        return Watch(configured(ALERT_URLS="\n ".join(urls)), store, silence, send_within_s, monotonic)
 
     return make
 
@@ -211,18 +215,44 @@ def test_an_alert_is_told_once_for_all_processes_and_told_when_it_is_over(
     assert told(wire) == [BEGAN, IS_OVER]
 
 
-def test_a_process_that_just_started_gives_the_workers_their_time(
+def test_a_process_that_just_started_says_of_the_workers_neither_that_they_are_silent_nor_that_they_are_not(
     watch_with: Callable[..., Watch], clock: Clock, wire: responses.RequestsMock
 ) -> None:
     wire.post(AT_ONE)
-    clock.turn(timedelta(hours=2))
-    process = watch_with(ONE, monotonic=lambda: clock.now.timestamp())
-    process.look()
-    clock.turn(59 * SECOND)
-    process.look()
+    silent = [f"Autoship: {ALERTS['worker_silent'].title}"]
+
+    def process(silence: str | None) -> Watch:
+        return watch_with(ONE, monotonic=lambda: clock.now.timestamp(), silence=lambda: silence)
+
+    first = process("no worker was seen for a minute")
+    clock.turn(89 * SECOND)
+    first.look()
     assert told(wire) == []
     clock.turn(SECOND)
-    process.look()
+    first.look()
+    assert told(wire) == silent
+    clock.turn(QUIET)
+    restarted = process(None)
+    restarted.look()
+    assert told(wire) == silent
+    clock.turn(90 * SECOND)
+    restarted.look()
+    assert told(wire) == [*silent, f"Autoship, over: {ALERTS['worker_silent'].title}"]
+
+
+def test_a_worker_that_died_before_the_clock_was_set_back_is_told_of_all_the_same(
+    watch_with: Callable[..., Watch], store: Database, clock: Clock, wire: responses.RequestsMock
+) -> None:
+    wire.post(AT_ONE)
+    with store.transaction() as transaction:
+        ahead = clock.now + timedelta(hours=2)
+        transaction.execute(sa.insert(workers).values(worker="a", version="1", started_at=ahead, seen_at=ahead))
+    seconds = iter(range(0, 1000, 10))
+    over_workers = watch.Watch(store, lambda: next(seconds))
+    waits = iter([False] * 6 + [True])
+    over_workers.run(lambda seconds: next(waits))
+    process_of_an_hour = watch_with(ONE, silence=lambda: over_workers.cause, monotonic=iter((0.0, 3600.0)).__next__)
+    process_of_an_hour.look()
     assert told(wire) == [f"Autoship: {ALERTS['worker_silent'].title}"]
 
 

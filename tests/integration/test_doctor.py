@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from service import sandbox
+from service import doctor, sandbox
 from service.database import Database, deployment, workers
 from service.diagnosis import CHECKS
 from service.sandbox import Request, Response
@@ -38,7 +39,16 @@ def oms() -> Iterator[FaultyOms]:
 
 
 @pytest.fixture
-def examined(autoship: Autoship, oms: FaultyOms, database_url: str) -> Iterator[Callable[..., Ended]]:
+def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The list of mounts of a machine that has one disk, wherever these tests run."""
+    listed = tmp_path / "mountinfo"
+    listed.write_text("27 1 254:1 / / rw,noatime shared:1 - ext4 /dev/vda rw\n", encoding="utf-8")
+    monkeypatch.setattr(doctor, "MOUNTS", listed)
+    return listed
+
+
+@pytest.fixture
+def examined(autoship: Autoship, oms: FaultyOms, database_url: str, mounts: Path) -> Iterator[Callable[..., Ended]]:
     """Runs the doctor on a database with a living worker."""
     with sandbox.serve(oms) as server:
         database = Database(database_url)
@@ -336,3 +346,45 @@ def test_our_own_web_process_passes(
     server.server_close()
     database.dispose()
     assert {one["name"]: one["verdict"] for one in told}["public_url"] == "ok"
+
+
+# A disk that does not last.
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("kind", "place", "verdict"),
+    [
+        ("ext4", "", None),
+        ("tmpfs", "", "problem: a file in memory (tmpfs): the next start of this machine begins with nothing"),
+        ("ramfs", "", "problem: a file in memory (ramfs): the next start of this machine begins with nothing"),
+        ("overlay", "", "unknown: a file within a container (overlay): it goes with the container"),
+        ("tmpfs", "/elsewhere", None),
+    ],
+)
+def test_a_file_that_does_not_outlive_the_machine_is_found(
+    examined: Callable[..., Ended], mounts: Path, tmp_path: Path, kind: str, place: str, verdict: str | None
+) -> None:
+    with mounts.open("a", encoding="utf-8") as listed:
+        listed.write(f"30 27 0:27 / {tmp_path}{place} rw - {kind} {kind} rw\n")
+    assert judged(examined("--json")) == ({"database_durable": verdict} if verdict else {})
+
+
+@on_sqlite
+def test_where_nothing_says_what_is_mounted_the_disk_is_unknown(examined: Callable[..., Ended], mounts: Path) -> None:
+    mounts.unlink()
+    assert judged(examined("--json")) == {"database_durable": "unknown: a file, on what kind of disk is not known here"}
+
+
+@on_postgresql
+def test_a_server_that_answers_before_it_has_written_is_found(
+    examined: Callable[..., Ended], database_url: str
+) -> None:
+    careless = Database(database_url)
+    with careless.transaction() as transaction:
+        name = transaction.execute(sa.select(sa.func.current_database())).scalar_one()
+        transaction.execute(sa.text(f'ALTER DATABASE "{name}" SET synchronous_commit = off'))
+    careless.dispose()
+    assert judged(examined("--json")) == {
+        "database_durable": "problem: a PostgreSQL server that forgets: synchronous_commit is off"
+    }

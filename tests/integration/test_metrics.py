@@ -81,7 +81,7 @@ def test_a_scrape_counts_everything_once(busy: Floor, clock: Clock) -> None:
     assert found["autoship_worker_seen_seconds", ()] > 30
     assert 0 < found["autoship_last_webhook_timestamp_seconds", ()] < clock.now.timestamp()
     assert found["autoship_missed_webhooks_total", ()] == 3
-    assert (found["autoship_paused", ()], found["autoship_breaker_open", ()]) == (1, 0)
+    assert [found[f"autoship_{name}", ()] for name in ("paused", "held_up", "breaker_open")] == [1, 1, 0]
 
 
 def test_every_process_tells_the_same(busy: Floor, clock: Clock, database_url: str) -> None:
@@ -149,6 +149,54 @@ def test_promtool_accepts_a_scrape_and_the_alert_rules(busy: Floor) -> None:
         assert (checked.returncode, checked.stderr) == (0, ""), checked
 
 
+# For each rule the series it judges, with the last value that is right and the first that is wrong.
+UP, WAITING = 'up{job="autoship"}', 'autoship_packages{state="waiting", reason="%s"}'
+LIMITS: dict[str, tuple[str, str, str]] = {
+    "AutoshipDown": (UP, "1", "0"),
+    "AutoshipNoWorker": ("autoship_worker_seen_seconds", "60", "61"),
+    "AutoshipOverdue": ("autoship_oldest_due_seconds", "300", "301"),
+    "AutoshipBreakerOpen": ("autoship_breaker_open", "0", "1"),
+    "AutoshipOmsUnreadable": ("autoship_unreadable_packages", "0", "1"),
+    "AutoshipPaused": ("autoship_paused", "0", "1"),
+    "AutoshipNeedsAttention": ('autoship_packages{state="needs_attention", reason="refused"}', "0", "1"),
+    "AutoshipRefusals": (WAITING % "retry_after_refusal", "4", "5"),
+    "AutoshipBacklog": (WAITING % "backlog_to_confirm", "0", "1"),
+    "AutoshipWebhooksMissed": ("autoship_missed_webhooks_total", "3", "3+0x90 4"),
+    "AutoshipSweepOverdue": ("autoship_last_sweep_timestamp_seconds", "3600", "3599"),
+    "AutoshipQuarantine": ("autoship_quarantined", "0", "1"),
+}
+
+
+def firing(names: tuple[str, ...], held_up: str, **wrong: str) -> dict[str, Any]:
+    """A test of promtool: with this wrong, these and no others fire after two hours."""
+    values = {series: right for series, right, _ in LIMITS.values()} | wrong | {"autoship_held_up": held_up}
+    expected = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in names]
+    expr = 'count by (alertname) (ALERTS{alertstate="firing"})'
+    return {
+        "name": f"{wrong} held_up={held_up}",
+        "interval": "1m",
+        "input_series": [{"series": series, "values": f"{value}+0x120"} for series, value in values.items()],
+        "promql_expr_test": [{"expr": expr, "eval_time": "2h", "exp_samples": expected}],
+    }
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_each_alert_rule_fires_one_beyond_its_limit_and_no_rule_fires_at_it(tmp_path: Path) -> None:
+    assert set(LIMITS) == {rule["alert"] for rule in rules()}
+    tests = [
+        firing((), "0"),
+        *(firing((name,), "0", **{series: beyond}) for name, (series, _, beyond) in LIMITS.items()),
+    ]
+    tests.append(firing((), "1", autoship_oldest_due_seconds="301"))
+    document = {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}
+    (tmp_path / "limits.yml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    checked = subprocess.run(
+        ["promtool", "test", "rules", str(tmp_path / "limits.yml")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_the_alert_rules_fire_on_a_real_scrape_for_what_is_wrong_and_for_nothing_else(
     busy: Floor, clock: Clock, tmp_path: Path
@@ -160,7 +208,7 @@ def test_the_alert_rules_fire_on_a_real_scrape_for_what_is_wrong_and_for_nothing
          "values": f"{number:.3f}+0x180"}
         for (name, values), number in samples(scrape(busy)).items()
     ]  # fmt: skip
-    wrong = ("AutoshipDown", "AutoshipNoWorker", "AutoshipOverdue", "AutoshipPaused", "AutoshipQuarantine")
+    wrong = ("AutoshipDown", "AutoshipNoWorker", "AutoshipPaused", "AutoshipQuarantine")
     firing = {
         "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
         "eval_time": "2h",

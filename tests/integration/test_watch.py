@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from service import watch
-from service.database import Database, workers
-from service.watch import Signs, Watched
+from service.database import Database, brakes, workers
+from service.watch import Signs, Watch, Watched
 from tests.conftest import MINIMAL
 from tests.integration.conftest import Clock
 from tests.integration.test_worklist import hint
@@ -89,7 +89,7 @@ def test_a_worker_that_died_is_told_of_once_and_its_return_once(
 
     beats = dict.fromkeys((10.0, 20.0, 30.0, 200.0, 210.0), beat_later)
     minutes = Minutes(220, beats)
-    watch.keep_watch(store, minutes.monotonic, minutes.wait)
+    Watch(store, minutes.monotonic).run(minutes.wait)
     assert told(caplog) == [("worker.silent", DEAD), ("worker.seen", None)]
 
 
@@ -105,8 +105,43 @@ def test_a_package_that_is_late_is_told_of_and_that_its_worker_dies_too(
         beat(store)
 
     minutes = Minutes(200, {10.0 * n: beat_later for n in range(1, 11)})
-    watch.keep_watch(store, minutes.monotonic, minutes.wait)
+    Watch(store, minutes.monotonic).run(minutes.wait)
     assert told(caplog) == [("worker.silent", BEHIND), ("worker.silent", DEAD)]
+
+
+@pytest.mark.parametrize(
+    ("brake", "heard", "said"),
+    [
+        ({"paused_at": Clock().now}, True, []),
+        ({"breaker_opened_at": Clock().now}, True, []),
+        ({"hold_off_until": Clock().now + timedelta(hours=2)}, True, []),
+        ({"next_slot_at": Clock().now + timedelta(hours=2)}, True, []),
+        ({"hold_off_until": Clock().now, "next_slot_at": Clock().now}, True, [("worker.silent", BEHIND)]),
+        ({"paused_at": Clock().now}, False, [("worker.silent", DEAD)]),
+    ],
+    ids=["pause", "breaker", "Retry-After", "rate", "brakes of the past", "no heartbeat"],
+)
+def test_what_waits_behind_a_brake_is_not_late_but_a_worker_is_still_expected_to_live(
+    store: Database,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    brake: Mapping[str, datetime],
+    heard: bool,
+    said: list[tuple[str, str]],
+) -> None:
+    caplog.set_level("INFO", "autoship")
+    hint(store, 73)
+    with store.transaction() as transaction:
+        transaction.execute(sa.update(brakes).values(brake))
+    clock.turn(timedelta(hours=1))
+
+    def beat_later() -> None:
+        clock.turn(timedelta(seconds=10))
+        beat(store)
+
+    minutes = Minutes(100, {10.0 * n: beat_later for n in range(1, 11)} if heard else {})
+    Watch(store, minutes.monotonic).run(minutes.wait)
+    assert told(caplog) == said
 
 
 @pytest.mark.parametrize(
@@ -124,7 +159,7 @@ def test_a_database_that_cannot_be_asked_is_no_silence_and_no_end_of_one(
 
     happens = {gone_at: lambda: rename("workers", "gone"), 240.0: lambda: rename("gone", "workers")}
     minutes = Minutes(280, happens)
-    watch.keep_watch(store, minutes.monotonic, minutes.wait)
+    Watch(store, minutes.monotonic).run(minutes.wait)
     assert told(caplog) == said
 
 
