@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from marshmallow import ValidationError, fields
 
 from service import wire
-from service.wire import Id, Moment, OwnerId, State, StateValue, Text, TolerantSchema, clean
+from service.wire import Id, Moment, OwnerId, State, StateValue, Text, TolerantSchema, clean, id_in
 from tests.unit.any_json import ANY_TEXT, JSON
 
 
@@ -29,6 +29,18 @@ def refusal(field: fields.Field[Any], value: object) -> str:
         field.deserialize(value)
     [message] = refused.value.messages
     return str(message)
+
+
+# What a person types
+
+
+@pytest.mark.parametrize(
+    ("text", "package_id"),
+    [("73", 73), ("0073", 73), ("1", 1), (str(2**53 - 1), 2**53 - 1), (str(2**53), None), ("0", None), ("", None)]
+    + [(text, None) for text in ("-1", "7.0", " 73", "73a", "٧٣", "²", "9" * 5000)],
+)
+def test_a_typed_id_is_a_decimal_number_from_1_to_2_to_the_53(text: str, package_id: int | None) -> None:
+    assert id_in(text) == package_id
 
 
 # Text
