@@ -13,7 +13,7 @@ FAST_DISK := $(shell test "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format check mutants reliability reliability-full faults kills histories sabotage lock clean
+.PHONY: help run test lint format check mutants reliability reliability-full faults kills histories sabotage bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -71,10 +71,14 @@ reliability-full: $(VENV)/test.stamp ## All campaigns at full size, for hours, i
 sabotage: $(VENV)/test.stamp ## Take out one protection at a time and see that a test notices
 	$(BIN)/python -m tests.reliability.sabotage
 
+bench: $(VENV)/bench.stamp ## Measure against a bare Flask, a naive one and Celery, for an hour, into docs/performance.md
+	$(BIN)/python -m tests.bench $(ARGS)
+
 lock: $(VENV)/test.stamp ## Pin the newest versions of all dependencies, with hashes
 	$(COMPILE) --upgrade --output-file requirements.txt pyproject.toml
 	$(COMPILE) --upgrade --extra test --constraint requirements.txt --output-file tests/requirements.txt pyproject.toml
 	printf 'hatchling\neditables\n' | $(COMPILE) --upgrade --output-file deploy/requirements-build.txt -
+	printf 'celery\nredis\n' | $(COMPILE) --upgrade --constraint tests/requirements.txt --output-file tests/bench/requirements.txt -
 	$(PIP) install --require-hashes -r requirements.txt -r tests/requirements.txt
 	$(BIN)/python -m tests.deploy.licences
 
@@ -89,4 +93,8 @@ $(VENV)/run.stamp: requirements.txt deploy/requirements-build.txt pyproject.toml
 
 $(VENV)/test.stamp: $(VENV)/run.stamp tests/requirements.txt
 	$(PIP) install --require-hashes -r tests/requirements.txt
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/test.stamp tests/bench/requirements.txt
+	$(PIP) install --require-hashes -r tests/bench/requirements.txt
 	@touch $@

@@ -87,8 +87,8 @@ def stores(database: str | None, folder: Path) -> Iterator[tuple[str, str]]:
         yield stack.enter_context(postgres.database(at)), stack.enter_context(postgres.database(at))
 
 
-def run(finished: int, waiting: int, rounds: int, database: str | None) -> str:
-    """Fills, measures, and returns the table."""
+def measured(finished: int, waiting: int, rounds: int, database: str | None) -> tuple[Seconds, Seconds]:
+    """Fills, and asks everything of the empty store and of the full one."""
     sizes = {"empty": (1, 100), "full": (finished, waiting)}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoship-million-")))
@@ -106,7 +106,7 @@ def run(finished: int, waiting: int, rounds: int, database: str | None) -> str:
         for question, _ in itertools.product(asked["full"], range(rounds)):
             for name in sizes:
                 seconds[name][question].append(_timed(asked[name][question]))
-    return report(seconds["empty"], seconds["full"])
+    return seconds["empty"], seconds["full"]
 
 
 def _get(client: httpx.Client, path: str) -> None:
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="how often each is asked (7)")
     parser.add_argument("--database", help="`postgres`, or the URL of a PostgreSQL; SQLite without it")
     options = parser.parse_args()
-    print(run(options.finished, options.waiting, options.rounds, options.database))
+    print(report(*measured(options.finished, options.waiting, options.rounds, options.database)))
 
 
 if __name__ == "__main__":

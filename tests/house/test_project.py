@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("requirements.txt", "tests/requirements.txt", "deploy/requirements-build.txt")
+LOCKS = (
+    "requirements.txt",
+    "tests/requirements.txt",
+    "tests/bench/requirements.txt",
+    "deploy/requirements-build.txt",
+)
 
 # Written in pieces, so that this file does not find itself.
 FORBIDDEN = (
