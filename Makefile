@@ -53,8 +53,8 @@ mutants: $(VENV)/test.stamp ## Change the pure modules in every small way and se
 	@echo "Survivors that docs/mutants.md does not explain:"
 	@! $(BIN)/mutmut results | grep -E 'survived|no tests' | grep -vwFf mutants/explained
 
-reliability: $(VENV)/test.stamp ## Every fault of the OMS, 100 kills on each database, 10,000 simulated histories
-	$(MAKE) --jobs=2 kills faults histories
+reliability: $(VENV)/test.stamp ## All campaigns at a tenth of their size, in a quarter of an hour, into var/reliability.md
+	$(BIN)/python -m tests.reliability.full --scale 0.1 $(ARGS)
 
 faults: $(VENV)/test.stamp ## Every fault of the OMS at every operation; its ledger judges
 	$(BIN)/python -m tests.reliability.matrix

@@ -49,7 +49,7 @@ def test_the_page_adds_up_the_parts_and_says_where_it_is_scaled_down(scale: floa
     wanted = [a_part(number, [], None) for number in (0, 1)]
     page = full.page(RUN | {"scale": scale}, wanted, results, machine="2 cores", day="2026-11-24")
     assert "| kills | 1,500 deliveries, 10 kills | 1 | 2 | 3 | 4 | 9.0 s |" in page
-    assert ("Scaled down to 0.01 of its size" in page) is (scale < 1)
+    assert ("A run at 0.01 of the full size" in page) is (scale < 1)
 
 
 def test_at_full_size_it_is_what_was_promised() -> None:
@@ -57,11 +57,20 @@ def test_at_full_size_it_is_what_was_promised() -> None:
     for part in full.parts(scale=1, seed=1):
         sizes[part.campaign] += part.size
     assert sizes == {
-        "killed processes, SQLite": 500,
-        "killed processes, PostgreSQL": 500,
+        "killed processes, SQLite": 1000,
+        "killed processes, PostgreSQL": 1000,
         "commands that time out": 5000,
         "every webhook dropped": 5000,
         "fault matrix": len(matrix.cells()),
         "simulated histories": 100_000,
     }
     assert 1000 * full.DELIVERIES_A_KILL == 50_000
+
+
+def test_a_tenth_of_it_has_a_hundred_kills_on_each_database_and_every_fault_at_every_operation() -> None:
+    sizes = Counter[str]()
+    for part in full.parts(scale=0.1, seed=1):
+        sizes[part.campaign] += part.size
+    assert sizes["killed processes, SQLite"] == sizes["killed processes, PostgreSQL"] == 100
+    assert sizes["fault matrix"] == len(matrix.cells())
+    assert sizes["simulated histories"] == 10_000
