@@ -29,7 +29,7 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
 
 def id_in(text: str) -> int | None:
     """The id that a person or an address names, or None where it is none."""
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_ID)) else 0
     return number if 1 <= number <= MAX_ID else None
 
 

@@ -36,7 +36,16 @@ def refusal(field: fields.Field[Any], value: object) -> str:
 
 @pytest.mark.parametrize(
     ("text", "package_id"),
-    [("73", 73), ("0073", 73), ("1", 1), (str(2**53 - 1), 2**53 - 1), (str(2**53), None), ("0", None), ("", None)]
+    [
+        ("73", 73),
+        ("73".zfill(16), 73),
+        ("73".zfill(17), None),
+        ("1", 1),
+        (str(2**53 - 1), 2**53 - 1),
+        (str(2**53), None),
+        ("0", None),
+        ("", None),
+    ]
     + [(text, None) for text in ("-1", "7.0", " 73", "73a", "٧٣", "²", "9" * 5000)],
 )
 def test_a_typed_id_is_a_decimal_number_from_1_to_2_to_the_53(text: str, package_id: int | None) -> None:
