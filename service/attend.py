@@ -137,7 +137,7 @@ class Attendant:
             view,
             shipped_values=settings.shipped_statuses or journal.shipped_values_learned(transaction),
             shipped_event=sent_at is not None
-            and inbox.signed_event(transaction, package_id, "package.status.shipped", sent_at),
+            and inbox.signed_event_of_state(transaction, package_id, "package.status.shipped", sent_at, state.value),
             cancelled_event=inbox.signed_event(transaction, package_id, "package.status.cancelled"),
         )
 

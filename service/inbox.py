@@ -28,7 +28,10 @@ _SIGNED = (
     .where(deliveries.c.event_type == sa.bindparam("event_type"), deliveries.c.secret_index.is_not(None))
     .limit(1)
 )
-_SIGNED_SINCE = _SIGNED.where(deliveries.c.received_at >= sa.bindparam("since"))
+_SIGNED_OF_STATE = _SIGNED.where(
+    deliveries.c.received_at >= sa.bindparam("since"),
+    sa.or_(deliveries.c.state_value.is_(None), deliveries.c.state_value == sa.bindparam("state_value")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +116,21 @@ def retry(database: Database, delivery_id: int, settings: Settings) -> Receipt |
     return Receipt(row["fate"], read.event_uuid, read.package_id, ignored)
 
 
-def signed_event(transaction: Transaction, package_id: int, event_type: str, since: datetime | None = None) -> bool:
-    """Whether a signed delivery of this type first arrived at all, or at or after `since`."""
-    query = _SIGNED if since is None else _SIGNED_SINCE
-    wanted = {"package_id": package_id, "event_type": event_type, "since": since}
-    return transaction.execute(query, wanted).first() is not None
+def signed_event(transaction: Transaction, package_id: int, event_type: str) -> bool:
+    """Whether a signed delivery of this type arrived at all."""
+    wanted = {"package_id": package_id, "event_type": event_type}
+    return transaction.execute(_SIGNED, wanted).first() is not None
+
+
+def signed_event_of_state(
+    transaction: Transaction, package_id: int, event_type: str, since: datetime, state_value: str
+) -> bool:
+    """Whether one first arrived at or after `since` and tells this state, or none that we can read.
+
+    One that tells another state may be late, and of an earlier stay in Packed.
+    """
+    wanted = {"package_id": package_id, "event_type": event_type, "since": since, "state_value": state_value}
+    return transaction.execute(_SIGNED_OF_STATE, wanted).first() is not None
 
 
 def _read_again(body: bytes, secret_index: int | None) -> Delivery | Unusable:

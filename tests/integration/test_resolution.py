@@ -333,6 +333,11 @@ def shipped_by_somebody(oms: FaultyOms, request: Request) -> Outcome:
     return closes(oms, request)
 
 
+def unpacked_meanwhile(oms: FaultyOms, request: Request) -> Outcome:
+    oms.unpack(73)
+    return closes(oms, request)
+
+
 def logged_without_a_name(oms: FaultyOms, request: Request) -> Response:
     page = json.loads(oms.answer_well(request).body)
     for entry in page["results"]:
@@ -444,6 +449,20 @@ def test_a_shipped_event_before_the_send_or_without_a_signature_proves_nothing(f
     shipped_event(floor, secret_index=None)
     floor.run(73, within=MINUTE)
     assert settled(floor) == ("waiting", "outcome_unknown", None)
+
+
+@pytest.mark.parametrize(("told", "where"), [("shipped", ("waiting", None)), ("nothing", ("shipped", "event"))])
+def test_a_late_shipped_event_of_an_earlier_stay_tells_another_state_than_is_read_and_proves_nothing(
+    floor: Floor, told: str, where: tuple[str, str | None]
+) -> None:
+    floor.oms.always("log", answers(403))
+    packed(floor)
+    floor.oms.script("command", unpacked_meanwhile)
+    floor.run(73, within=MINUTE)
+    state = StateValue("PackageStatus", floor.oms.shipped) if told == "shipped" else None
+    inbox.accept(floor.store, Delivery(73, None, "package.status.shipped", state, 0), floor.config.settings)
+    floor.run(73, within=MINUTE)
+    assert settled(floor)[::2] == where
 
 
 def test_without_any_evidence_it_waits_15_minutes_and_then_for_a_person_and_is_not_claimed_as_shipped(

@@ -28,7 +28,8 @@ POLL_S = 10.0
 # By then every fault is over; people finish what they began, the operator resumes, and the sweep comes by.
 CALM_S = 180
 SWEEPS_S = (CALM_S, 600, 1100, 1700)
-END_S = 2600
+# A package that is read only then, after one more pause, may be commanded and stay in Packed for 15 minutes.
+END_S = 3600
 RULES = Rules((Rule("marketplace ships its own", {"channel_name": frozenset({FOREIGN_CHANNEL})}, "skip"),))
 
 

@@ -16,6 +16,15 @@ LATE = Answered(71, Ambiguous("ReadTimeout"), 10, applied_after_s=19.2)
 
 # What each of them once led to.
 ONCE_BROKEN: dict[str, tuple[Event, ...]] = {
+    "a shipped event of an earlier stay that comes late is taken for the proof of a command that did nothing": (
+        Post(71, ()),
+        Post(71, ((28.456, True),)),
+        Answered(71, Ambiguous("ReadError"), 0.731, applied_after_s=27.454),
+        Move(2.233, 71, "pack"),
+        Move(3.95, 71, "ship"),
+        Move(5.883, 71, "pack"),
+        Move(6.663, 71, "unpack"),
+    ),
     "a log that lags names the departure from an earlier stay, and our own is taken for somebody else's": (
         Move(1.7, 71, "pack_mixed"),
         Disruption(22.4, 5, "freeze", 64.6),
