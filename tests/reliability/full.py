@@ -142,7 +142,8 @@ def _matrix(frequency: str, scale: float, seed: int) -> Result:
     with ProcessPoolExecutor(_CORES) as processes:
         broken = [*chain.from_iterable(processes.map(partial(_broken_cells, frequency, scale, seed), shares))]
     # Which promise a broken cell breaks is in its words; here it counts as open.
-    print(*broken, sep="\n", end="")
+    for one in broken:
+        print(one, flush=True)
     return Result({"cells": count}, unresolved=len(broken))
 
 

@@ -153,6 +153,8 @@ REFUSED_TOO_OFTEN = (
 FOR_A_PERSON: dict[tuple[str, str, str], tuple[str, ...]] = {
     # COMMAND_MAX_ATTEMPTS are used up before 20 minutes are over.
     **{(name, "command", "outage"): ("needs_attention/refused",) for name in REFUSED_TOO_OFTEN},
+    # The same, where the reset comes late enough for a byte to have been sent; else no budget is used.
+    ("reset before the request is read", "command", "outage"): ("needs_attention/refused", "shipped"),
     # Nothing readable for 15 minutes, of a package that never was.
     ("404", "read", "outage"): ("needs_attention/not_found",),
     **{
