@@ -13,6 +13,7 @@ from tests.conftest import MINIMAL
 from tests.house import docs
 
 _PICTURE = re.compile(r"^```\n( +OMS ──.*?)^```$", re.MULTILINE | re.DOTALL)
+_CAMPAIGNS = re.compile(r"^\| campaign \|.*\n(?:\|.*\n)+", re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", docs.pages())
@@ -34,4 +35,10 @@ def test_every_variable_that_is_read_is_explained_and_no_other() -> None:
 def test_the_picture_is_the_same_on_both_pages() -> None:
     pages = [docs.DOCS / "how-it-works.md", docs.DOCS.parent / "README.md"]
     [first], [second] = (_PICTURE.findall(page.read_text(encoding="utf-8")) for page in pages)
+    assert first == second
+
+
+def test_the_table_of_reliability_is_the_same_on_both_pages() -> None:
+    pages = [docs.DOCS / "reliability.md", docs.DOCS.parent / "README.md"]
+    [first], [second] = (_CAMPAIGNS.findall(page.read_text(encoding="utf-8")) for page in pages)
     assert first == second
