@@ -76,7 +76,7 @@ MEANINGS: Mapping[str, str] = {
     "DB_PASSWORD": "its user's password",
     "ACC_PROJECT_APP_UUID": "set by ACC, whose disk does not last: SQLite is refused",
     "PORT": "of the web process",
-    "ADMIN_TOKEN": "opens `/api/v1` and `/metrics` to whoever sends it as a bearer token; empty: they answer 404",
+    "ADMIN_TOKEN": "signs in to `/`; as a bearer token opens `/api/v1` and `/metrics`; empty: all three answer 404",
     "ALERT_URLS": "whom to tell when a person is needed: Apprise URLs with white space between them",
     "PACKED_STATUS": "the package state that means Packed",
     "ITEM_PACKED_STATUS": "the item state that means Packed; by default the same",

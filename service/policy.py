@@ -223,8 +223,8 @@ class View:
 
     `read_began_at` is when the OMS was asked, `now` where that is not told: what a slow read shows may be that old.
     `attempts` are those of this episode, oldest first. `log` is None where it was not asked or not answered.
-    `shipped_event` and `cancelled_event`: a signed delivery said so, the first after the last send and of the state
-    that is read now.
+    `shipped_event` and `cancelled_event`: a signed delivery said so; the first one after the last send, and without
+    telling another state than is read now.
     """
 
     case: Case
