@@ -58,10 +58,9 @@ class Attendant:
             logs.emit("lease.lost", package_id=claimed.case.package_id, fence=claimed.fence)
 
     def _attend(self, claimed: Claim) -> None:
-        case = claimed.case
+        case, began_at = claimed.case, claimed.claimed_at
         with self.database.reading() as transaction:
             attempts = journal.attempts_of(transaction, case.package_id, case.episode)
-            began_at = transaction.now
         unanswered = next((one for one in attempts if one.outcome is None and one.resolution is None), None)
         if unanswered is not None and began_at < unanswered.deadline_at:
             # Another process may still be sending this very command.
@@ -132,20 +131,21 @@ class Attendant:
         state = reading.state if isinstance(reading, PackageSnapshot) else None
         if state is None or policy.is_packed(state, settings):
             return view
-        sent_at, package_id = journal.last_send(attempts), case.package_id
+        sent_at = journal.last_send(attempts)
+        shipped, cancelled = inbox.signed_events(transaction, case.package_id, sent_at, state.value)
         return replace(
             view,
             shipped_values=settings.shipped_statuses or journal.shipped_values_learned(transaction),
-            shipped_event=sent_at is not None
-            and inbox.signed_event_of_state(transaction, package_id, "package.status.shipped", sent_at, state.value),
-            cancelled_event=inbox.signed_event(transaction, package_id, "package.status.cancelled"),
+            shipped_event=shipped,
+            cancelled_event=cancelled,
         )
 
     def _record_resolution(self, transaction: Transaction, view: View, verdict: Verdict) -> None:
         attempt = view.open_attempt
         if attempt is not None and (verdict.resolution is not None or verdict.read_back):
             journal.record_read_back(transaction, attempt, verdict.resolution)
-        if verdict.learned is not None and not self.settings.shipped_statuses:
+        learning = not self.settings.shipped_statuses and verdict.learned not in view.shipped_values
+        if learning and verdict.learned is not None:
             journal.learn_shipped(self.database, transaction, view.case.package_id, verdict.learned)
 
     # The command gate: the last thing before a send. Lease and fence are checked by `worklist.renew`.

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-from service.database import Transaction, brakes
+from service.database import Database, Transaction, brakes
 from service.outcome import (
     Accepted,
     Ambiguous,
@@ -141,9 +141,7 @@ def note_answer(
     transaction: Transaction, package_id: int, operation: Operation, answer: Reading | CommandAnswer
 ) -> str | None:
     """Puts a brake on or takes it off as the answer demands. What changed, in words for the log, or None."""
-    found = read(transaction)
-    on = found.breaker_opened_at is not None or bool(found.forbidden)
-    if not on and not isinstance(answer, Throttled | Unauthorised | Misconfigured):
+    if not _may_be_closed(transaction) and not isinstance(answer, Throttled | Unauthorised | Misconfigured):
         return None  # nearly always: no reason to make the others wait
     found, now = read(transaction, lock=True), transaction.now
     match answer:
@@ -174,6 +172,17 @@ def note_listed(transaction: Transaction) -> str | None:
     """The list was answered: takes off the brake that its refusal had put on. What changed, in words, or None."""
     found = read(transaction, lock=True)
     return _note_progress(transaction, found, Operation.READ) if found.breaker_package_id == SWEEP else None
+
+
+def _may_be_closed(transaction: Transaction) -> bool:
+    """Whether an answer may take a brake off. Brings the time along: most transactions begin with this."""
+    row = transaction.execute(transaction.database.built(_closable)).one()
+    transaction.told(row.now)
+    return row.breaker_opened_at is not None or bool(row.forbidden)
+
+
+def _closable(database: Database) -> sa.Executable:
+    return sa.select(brakes.c.breaker_opened_at, brakes.c.forbidden, database.time.label("now"))
 
 
 def is_by_person(cause: str | None) -> bool:

@@ -39,7 +39,7 @@ PATIENCE_S = 4.5
 # For each process: enough for the web's 8 threads; the looks of a worker share them, as each needs one only for
 # some milliseconds of its life.
 CONNECTIONS = 10
-WAKE_UP_EVERY_S = 0.05
+WAKE_UP_EVERY_S = 0.01
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MIGRATION_LOCK = 7_305_271_109
@@ -282,13 +282,17 @@ class Transaction:
     """An open transaction."""
 
     connection: Connection
-    clock: Callable[[Connection], datetime]
+    database: Database
     wakes_workers: bool = False
 
     @cached_property
     def now(self) -> datetime:
         """The database's time when it was first asked for; ask after the locks that order what depends on it."""
-        return self.clock(self.connection)
+        return self.database.clock(self.connection)
+
+    def told(self, now: datetime) -> None:
+        """Takes the time that a statement brought along, instead of asking for it with one of its own."""
+        self.__dict__.setdefault("now", now)
 
     def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:
         """Runs one statement."""
@@ -316,6 +320,7 @@ class Database:
         self._clock = clock
         self._engine = _engine(self._url, patience_s)
         self._bell = _Bell(self._notify)
+        self._built: dict[Callable[[Database], Executable], Executable] = {}
         # No connection is left for the server to find dead.
         weakref.finalize(self, self._engine.dispose)
 
@@ -362,7 +367,7 @@ class Database:
             with self._engine.connect() as connection:
                 connection = connection.execution_options(**options)
                 with connection.begin():
-                    yield Transaction(connection, self._now)
+                    yield Transaction(connection, self)
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as problem:
             if _is_our_defect(problem):
                 raise
@@ -372,6 +377,20 @@ class Database:
     def insert(self) -> Inserting:
         """INSERT of this dialect, which has `on_conflict_do_update`."""
         return sqlite.insert if self.is_sqlite else postgresql.insert
+
+    @cached_property
+    def time(self) -> sa.ColumnElement[datetime]:
+        """The time at which a statement begins, within that statement."""
+        if self._clock is not None or self.is_sqlite:
+            return sa.bindparam("time", callable_=self._clock or _this_machines_time, type_=Instant())
+        seconds = sa.extract("epoch", sa.func.statement_timestamp())
+        return sa.type_coerce(sa.cast(seconds * 1_000_000, sa.BigInteger), Instant())
+
+    def built(self, build: Callable[[Database], Executable]) -> Executable:
+        """A statement that takes `insert` or `time` of this database, built once: building costs more than running."""
+        if build not in self._built:
+            self._built[build] = build(self)
+        return self._built[build]
 
     def migrate(self, oms_base_url: str) -> str | None:
         """Brings the schema to `HEAD` and binds the database to its OMS, in one transaction.
@@ -427,23 +446,17 @@ class Database:
             except driver.OperationalError as problem:
                 raise DatabaseUnavailable(f"wake-ups cannot be heard: {_first_line(problem)}") from problem
 
-    def statement_time(self) -> sa.ColumnElement[Any]:
-        """The database's time as a value in a statement, where asking for it would cost another one."""
-        if self._clock is not None or self.is_sqlite:
-            return sa.literal(self._clock() if self._clock else datetime.now(UTC), Instant())
-        seconds = sa.extract("epoch", sa.func.statement_timestamp())
-        return sa.type_coerce(sa.cast(seconds * 1_000_000, sa.BigInteger), Instant())
-
     def dispose(self) -> None:
         """Closes the connections that are not in use, after a last wake-up."""
         self._bell.finish()
         self._engine.dispose()
 
-    def _now(self, connection: Connection) -> datetime:
+    def clock(self, connection: Connection) -> datetime:
+        """The time now."""
         if self._clock is not None:
             return self._clock()
         if self.is_sqlite:
-            return datetime.now(UTC)
+            return _this_machines_time()
         now: datetime = connection.execute(_CLOCK).scalar_one()
         return now.astimezone(UTC)
 
@@ -473,7 +486,7 @@ class Database:
 
 
 class _Bell:
-    """Rings soon, at most once in 50 ms, and never makes its caller wait."""
+    """Rings soon, at most once in 10 ms, and never makes its caller wait."""
 
     def __init__(self, ring: Callable[[], None]) -> None:
         self._ring = ring
@@ -504,6 +517,10 @@ class _Bell:
         with self._lock:
             self._pending = False
         self._ring()
+
+
+def _this_machines_time() -> datetime:
+    return datetime.now(UTC)
 
 
 def _engine(url: sa.URL, patience_s: float) -> Engine:

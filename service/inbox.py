@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
 from service import delivery as boundary
 from service import policy, worklist
-from service.database import Database, Inserting, Transaction, deliveries, packages, quarantine
+from service.database import Database, Instant, Transaction, deliveries, packages, quarantine
 from service.delivery import Delivery, Unusable
 from service.errors import DeliveryRejected
 from service.policy import CaseState, Reason, Settings
@@ -22,16 +21,16 @@ MAX_QUARANTINED_BYTES = 64 * 1024
 QUARANTINE_AGE = timedelta(days=14)
 
 _STANDING = sa.select(packages.c.state, packages.c.reason).where(packages.c.package_id == sa.bindparam("package_id"))
-_SIGNED = (
-    sa.select(deliveries.c.delivery_id)
-    .where(deliveries.c.package_id == sa.bindparam("package_id"))
-    .where(deliveries.c.event_type == sa.bindparam("event_type"), deliveries.c.secret_index.is_not(None))
-    .limit(1)
+_SIGNED = sa.select(deliveries.c.delivery_id).where(
+    deliveries.c.package_id == sa.bindparam("package_id"), deliveries.c.secret_index.is_not(None)
 )
-_SIGNED_OF_STATE = _SIGNED.where(
-    deliveries.c.received_at >= sa.bindparam("since"),
+_SIGNED_SHIPPED = _SIGNED.where(
+    deliveries.c.event_type == "package.status.shipped",
+    deliveries.c.received_at >= sa.bindparam("since", type_=Instant()),
     sa.or_(deliveries.c.state_value.is_(None), deliveries.c.state_value == sa.bindparam("state_value")),
 )
+_SIGNED_CANCELLED = _SIGNED.where(deliveries.c.event_type == "package.status.cancelled")
+_SIGNED_EVENTS = sa.select(_SIGNED_SHIPPED.exists().label("shipped"), _SIGNED_CANCELLED.exists().label("cancelled"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +50,10 @@ def accept(database: Database, delivery: Delivery, settings: Settings) -> Receip
     is shipped. Raises `DatabaseUnavailable`, and then nothing was stored.
     """
     with database.transaction() as transaction:
-        state, reason = _standing(transaction, delivery.package_id)
-        ignored = policy.hint(delivery, state, reason, settings)
+        ignored = _ignored(transaction, delivery, settings)
         row = _row(delivery, "ignored" if ignored else "accepted", ignored)
         duplicate, _ = _store(database, transaction, row)
-        if ignored is None and not (duplicate and state is CaseState.SHIPPED):
+        if ignored is None and not (duplicate and _standing(transaction, delivery.package_id)[0] is CaseState.SHIPPED):
             worklist.hint(database, transaction, delivery.package_id, "webhook")
     status = "duplicate" if duplicate else row["fate"]
     return Receipt(status, delivery.event_uuid, delivery.package_id, None if duplicate else ignored)
@@ -105,8 +103,7 @@ def retry(database: Database, delivery_id: int, settings: Settings) -> Receipt |
         if isinstance(read, Unusable):
             transaction.execute(sa.update(deliveries).where(mine).values(reason=read.reason))
             return Receipt("quarantined", read.event_uuid, None, read.reason)
-        state, reason = _standing(transaction, read.package_id)
-        ignored = policy.hint(read, state, reason, settings)
+        ignored = _ignored(transaction, read, settings)
         row = _row(read, "ignored" if ignored else "accepted", ignored)
         del row["event_uuid"]
         transaction.execute(sa.update(deliveries).where(mine).values(row))
@@ -116,21 +113,17 @@ def retry(database: Database, delivery_id: int, settings: Settings) -> Receipt |
     return Receipt(row["fate"], read.event_uuid, read.package_id, ignored)
 
 
-def signed_event(transaction: Transaction, package_id: int, event_type: str) -> bool:
-    """Whether a signed delivery of this type arrived at all."""
-    wanted = {"package_id": package_id, "event_type": event_type}
-    return transaction.execute(_SIGNED, wanted).first() is not None
+def signed_events(
+    transaction: Transaction, package_id: int, sent_at: datetime | None, state_value: str
+) -> tuple[bool, bool]:
+    """Whether signed deliveries said that the package was shipped, and that it was cancelled.
 
-
-def signed_event_of_state(
-    transaction: Transaction, package_id: int, event_type: str, since: datetime, state_value: str
-) -> bool:
-    """Whether one first arrived at or after `since` and tells this state, or none that we can read.
-
-    One that tells another state may be late, and of an earlier stay in Packed.
+    Shipped: one that first arrived at or after `sent_at` and tells this state, or none that we can read. One that
+    tells another state may be late, and of an earlier stay in Packed. Cancelled: one that arrived at all.
     """
-    wanted = {"package_id": package_id, "event_type": event_type, "since": since, "state_value": state_value}
-    return transaction.execute(_SIGNED_OF_STATE, wanted).first() is not None
+    wanted = {"package_id": package_id, "since": sent_at, "state_value": state_value}
+    row = transaction.execute(_SIGNED_EVENTS, wanted).one()
+    return row.shipped, row.cancelled
 
 
 def _read_again(body: bytes, secret_index: int | None) -> Delivery | Unusable:
@@ -138,6 +131,12 @@ def _read_again(body: bytes, secret_index: int | None) -> Delivery | Unusable:
         return boundary.read(None, body, secret_index)
     except DeliveryRejected as problem:  # this version would not even have let it in
         return Unusable(problem.reason, secret_index=secret_index)
+
+
+def _ignored(transaction: Transaction, delivery: Delivery, settings: Settings) -> str | None:
+    if policy.hint(delivery, None, None, settings) is None:
+        return None  # what is worth a look of a package never seen is worth it of any
+    return policy.hint(delivery, *_standing(transaction, delivery.package_id), settings)
 
 
 def _standing(transaction: Transaction, package_id: int) -> tuple[CaseState | None, Reason | None]:
@@ -165,19 +164,17 @@ def _row(delivery: Delivery | Unusable, fate: str, reason: str | None) -> dict[s
 
 def _store(database: Database, transaction: Transaction, row: dict[str, Any]) -> tuple[bool, int]:
     """Whether the row was there already, and its id."""
-    now = transaction.now
-    row = row | {"seen": 1, "received_at": now, "last_seen_at": now}
-    stored = transaction.execute(_storing(database.insert), row).one()
+    stored = transaction.execute(database.built(_storing), row | {"seen": 1}).one()
+    transaction.told(stored.last_seen_at)
     return stored.seen > 1, stored.delivery_id
 
 
-@cache
-def _storing(insert: Inserting) -> sa.Executable:
-    delivery = insert(deliveries)
+def _storing(database: Database) -> sa.Executable:
+    delivery = database.insert(deliveries).values(received_at=database.time, last_seen_at=database.time)
     return delivery.on_conflict_do_update(
         index_elements=[deliveries.c.event_uuid],
         set_={"seen": deliveries.c.seen + 1, "last_seen_at": delivery.excluded.last_seen_at},
-    ).returning(deliveries.c.seen, deliveries.c.delivery_id)
+    ).returning(deliveries.c.seen, deliveries.c.delivery_id, deliveries.c.last_seen_at)
 
 
 def _keep_body(transaction: Transaction, delivery_id: int, body: bytes) -> None:

@@ -101,7 +101,7 @@ def note(transaction: Transaction, package_id: int, notes: Iterable[Note]) -> No
     """Appends to the package's timeline."""
     rows = [{"package_id": package_id, "at": transaction.now, "kind": one.kind, "text": one.text} for one in notes]
     if rows:
-        transaction.execute(_NOTED, rows)
+        transaction.execute(_NOTED, rows if len(rows) > 1 else rows[0])
 
 
 def timeline_of(transaction: Transaction, package_id: int) -> Sequence[sa.RowMapping]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
@@ -105,8 +105,7 @@ class Sweeper:
 
         `adopt` takes on all that no webhook announced. Raises `DatabaseUnavailable`.
         """
-        with self._database.transaction() as transaction:
-            turn = self._take_turn(transaction, at_once or adopt)
+        turn = self._take_turn(at_once or adopt) if at_once or adopt or self._is_due() else None
         if turn is None:
             return None
         try:
@@ -236,20 +235,30 @@ class Sweeper:
 
     # Whose turn it is.
 
-    def _take_turn(self, transaction: Transaction, at_once: bool) -> _Turn | None:
-        row = transaction.execute(sa.select(sweep).with_for_update()).mappings().one()
-        now = transaction.now
+    def _is_due(self) -> bool:
+        """One statement and no lock: most of the time no pass is due."""
+        with self._database.reading() as transaction:
+            row = transaction.execute(sa.select(sweep, self._database.time.label("now"))).mappings().one()
+        return self._may_begin(row, row["now"], at_once=False)
+
+    def _take_turn(self, at_once: bool) -> _Turn | None:
+        with self._database.transaction() as transaction:
+            row = transaction.execute(sa.select(sweep).with_for_update()).mappings().one()
+            now = transaction.now
+            if not self._may_begin(row, now, at_once):
+                return None
+            turn = _Turn(row["fence"] + 1, row["cursor"] if row["under_way"] else 0, row["finished_at"] is None)
+            begun = {"fence": turn.fence, "leased_until": now + self._config.lease}
+            if not row["under_way"]:
+                begun |= {"started_at": now, "under_way": True, "cursor": 0, "listed": 0, "hinted": 0, "problem": None}
+            transaction.execute(sa.update(sweep).values(**begun))
+            return turn
+
+    def _may_begin(self, row: sa.RowMapping, now: datetime, at_once: bool) -> bool:
         if row["leased_until"] is not None and now < row["leased_until"] <= now + self._config.lease:
-            return None
+            return False
         rested = row["started_at"] is None or not row["started_at"] <= now < row["started_at"] + self._interval
-        if not (row["under_way"] or rested or at_once):
-            return None
-        turn = _Turn(row["fence"] + 1, row["cursor"] if row["under_way"] else 0, row["finished_at"] is None)
-        begun = {"fence": turn.fence, "leased_until": now + self._config.lease}
-        if not row["under_way"]:
-            begun |= {"started_at": now, "under_way": True, "cursor": 0, "listed": 0, "hinted": 0, "problem": None}
-        transaction.execute(sa.update(sweep).values(**begun))
-        return turn
+        return row["under_way"] or rested or at_once
 
     @property
     def _interval(self) -> timedelta:

@@ -28,6 +28,8 @@ from service.worklist import Claim
 HEARTBEAT_S = 10
 PRUNE_EVERY_S = 3600
 DRAIN_WITHIN_S = 8
+# A claim for one package costs nearly as much as one for eight.
+TOGETHER_S = 0.01
 _LISTEN_AGAIN_AFTER_S = 5
 
 
@@ -46,6 +48,8 @@ class Worker:
         self._events: SimpleQueue[Claim | None] = SimpleQueue()
         self._busy = 0
         self._relooks = 0
+        self._claimed_at = 0.0
+        self._more_expected = False
         self._heard_at: float | None = None
 
     def stop(self) -> None:
@@ -87,24 +91,39 @@ class Worker:
             self._beat()
             if free <= 0:
                 return
-            claims = worklist.claim(self._database, free, relooks, self._config.lease, self._config.oms_rate_per_s)
+            claims = worklist.claim(
+                self._database,
+                free,
+                relooks,
+                self._config.lease,
+                self._config.oms_rate_per_s,
+                more_expected=self._more_expected,
+            )
         except DatabaseUnavailable as problem:
             logs.emit("database.unavailable", where="worker", cause=str(problem))
             return
+        self._claimed_at = time.monotonic()
+        self._more_expected = len(claims) > 0 and len(claims) in (free, relooks)
         for claimed in claims:
             self._busy += 1
             self._relooks += not claimed.hinted
             self._claimed.put(claimed)
 
     def _wait(self, most_s: float) -> None:
-        """Until something happened, and counts the looks that finished."""
+        """Until something happened, and counts the looks that finished.
+
+        Looks that finish one after the other are claimed for together; a wake-up ends the wait at once.
+        """
+        together_until = self._claimed_at + TOGETHER_S
         try:
-            finished = self._events.get(timeout=most_s)
             while True:
-                if finished is not None:
+                finished = self._events.get(timeout=most_s)
+                if finished is None:
+                    together_until = 0.0
+                else:
                     self._busy -= 1
                     self._relooks -= not finished.hinted
-                finished = self._events.get_nowait()
+                most_s = max(0.0, together_until - time.monotonic())
         except Empty:
             return
 

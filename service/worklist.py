@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +13,6 @@ import sqlalchemy as sa
 from service import brakes, logs
 from service.database import (
     Database,
-    Inserting,
     Instant,
     Transaction,
     attempts,
@@ -50,13 +48,16 @@ _FOLLOW_THE_CLOCK = (brakes_table, deliveries, packages, attempts, workers, swee
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to work on a package until `leased_until`; every write of its holder names the fence."""
+    """The right to work on a package, for as long as its lease from `claimed_at` on.
+
+    Every write of its holder names the fence.
+    """
 
     case: Case
     fence: int
     hint_seq: int
     hinted: bool
-    leased_until: datetime
+    claimed_at: datetime
 
 
 def hint(database: Database, transaction: Transaction, package_id: int, source: str) -> None:
@@ -76,7 +77,7 @@ def hint(database: Database, transaction: Transaction, package_id: int, source: 
         "created_at": now,
         "changed_at": now,
     }
-    transaction.execute(_hinting(database.insert), row | {"within_a_second": now + MIN_LOOK_INTERVAL})
+    transaction.execute(database.built(_hinting), row | {"within_a_second": now + MIN_LOOK_INTERVAL})
 
 
 def put_in_backlog(database: Database, transaction: Transaction, package_id: int) -> None:
@@ -102,13 +103,22 @@ def found_by_sweep(transaction: Transaction) -> int:
     return int(transaction.execute(query).scalar_one())
 
 
-def claim(database: Database, most: int, most_relooks: int, lease: timedelta, rate_per_s: float) -> tuple[Claim, ...]:
+def claim(
+    database: Database,
+    most: int,
+    most_relooks: int,
+    lease: timedelta,
+    rate_per_s: float,
+    *,
+    more_expected: bool = False,
+) -> tuple[Claim, ...]:
     """Takes up due packages: hinted ones first, the others at most `most_relooks`, oldest due first.
 
     So retries never take the rate from first looks; the OMS's echo of a command hints at what waits for its read-back.
-    The rate is taken here, so a package taken up can finish. Packages whose lease ran out are due again.
+    The rate is taken here, so a package taken up can finish. Packages whose lease ran out are due again. Where none
+    is due, as it is most of the time, that takes one statement and no lock; not asked where `more_expected`.
     """
-    if not _anything_due(database):
+    if not more_expected and not _anything_due(database):
         return ()
     with database.transaction() as transaction:
         found = brakes.read(transaction, lock=True)
@@ -310,11 +320,13 @@ def _columns(case: Case) -> dict[str, Any]:
 
 
 def _anything_due(database: Database) -> bool:
-    """One statement and no lock: most of the time nothing is due."""
     with database.reading() as transaction:
-        now = database.statement_time()
-        query = sa.select(packages.c.package_id).where(packages.c.hinted.in_([True, False]), *is_due(now)).limit(1)
-        return transaction.execute(query).first() is not None
+        return transaction.execute(database.built(_one_due)).first() is not None
+
+
+def _one_due(database: Database) -> sa.Executable:
+    either = packages.c.hinted.in_([True, False])
+    return sa.select(packages.c.package_id).where(either, *is_due(database.time)).limit(1)
 
 
 def _due(transaction: Transaction, *, hinted: bool, most: int) -> list[int]:
@@ -328,13 +340,13 @@ def _take(transaction: Transaction, package_ids: Iterable[int], lease: timedelta
     taken = transaction.execute(
         _TAKEN, {"package_ids": list(package_ids), "leased_until": transaction.now + lease}
     ).mappings()
-    return tuple(claimed for row in taken if (claimed := _claim_of(row)) is not None)
+    return tuple(claimed for row in taken if (claimed := _claim_of(row, transaction.now)) is not None)
 
 
-def _claim_of(row: sa.RowMapping) -> Claim | None:
+def _claim_of(row: sa.RowMapping, now: datetime) -> Claim | None:
     """None for a row this version cannot read, as a newer one may write: it must not hold up the others."""
     try:
-        return Claim(case_of(row), row["fence"], row["hint_seq"], row["hinted"], row["leased_until"])
+        return Claim(case_of(row), row["fence"], row["hint_seq"], row["hinted"], now)
     except (TypeError, ValueError) as problem:
         trace = logs.trace_of(problem)
         logs.emit(
@@ -343,9 +355,8 @@ def _claim_of(row: sa.RowMapping) -> Claim | None:
         return None
 
 
-@cache
-def _hinting(insert: Inserting) -> sa.Executable:
-    hint = insert(packages)
+def _hinting(database: Database) -> sa.Executable:
+    hint = database.insert(packages)
     now: sa.ColumnElement[Any] = hint.excluded.due_at
     # A second after the last look; now, if that is past or, after a clock was set back, far away.
     after_last_look = _earlier(packages.c.last_look_at, -MIN_LOOK_INTERVAL)
