@@ -23,7 +23,7 @@ from service.database import Database, Transaction
 from service.errors import DatabaseUnavailable, OmsUnreachable
 from service.lookup import Lookup, Turn
 from service.operator import MAX_NAME, MAX_WHY, Acted, Word, tidy
-from service.policy import CLOSED, CaseState, Reason
+from service.policy import CLOSED, MEANINGS, CaseState, Reason
 from service.vitals import Vitals
 from service.wire import MAX_ID, id_in
 from service.words import Words, counted
@@ -318,7 +318,7 @@ def _told(row: sa.RowMapping) -> dict[str, Any]:
 def _grouped(found: Vitals, state: CaseState) -> list[dict[str, Any]]:
     """The packages in a state by their reason, most of them first."""
     groups = sorted(((n, reason) for (its, reason), n in found.packages.items() if its == state), key=lambda g: -g[0])
-    meanings = {reason: explain.MEANINGS[state, None if reason is None else Reason(reason)] for _, reason in groups}
+    meanings = {reason: MEANINGS[state, None if reason is None else Reason(reason)] for _, reason in groups}
     return [
         {"count": count, "reason": reason, "meaning": meanings[reason][0], "advice": meanings[reason][1]}
         for count, reason in groups
