@@ -17,7 +17,7 @@ import click
 import pytest
 import sqlalchemy as sa
 
-from service import cli, explain, inbox, logs, policy, sandbox, worklist
+from service import cli, explain, inbox, policy, sandbox, worklist
 from service import config as configuration
 from service.config import Config
 from service.database import Database, deliveries, packages, quarantine
@@ -28,6 +28,7 @@ from service.wire import StateValue
 from tests import commands
 from tests.commands import Autoship
 from tests.conftest import MINIMAL, SECRET, a_document
+from tests.house.events import EVENTS
 from tests.integration.conftest import Floor
 from tests.oms_faults import FaultyOms, answers, applied_then, html, resets, shows, words
 
@@ -476,7 +477,7 @@ def test_meaning_is_one_sentence_and_advice_names_only_what_exists(meaning: str,
     assert set(re.findall(r"autoship ([a-z-]+)", advice)) <= set(cli.main.commands)
     variables = configuration.redacted({**MINIMAL, "DATABASE_URL": "sqlite:///x.db"})
     assert set(re.findall(r"\b[A-Z]+_[A-Z_]+|\bMODE\b", advice)) <= set(variables)
-    assert set(re.findall(r"\b[a-z]+\.[a-z]+\b", advice)) <= set(logs.EVENTS)
+    assert set(re.findall(r"\b[a-z]+\.[a-z]+\b", advice)) <= set(EVENTS)
 
 
 def test_explanation_lines_up(autoship: Autoship, oms: FaultyOms, at_oms: dict[str, str]) -> None:
