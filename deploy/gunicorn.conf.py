@@ -6,6 +6,7 @@ import os
 from service import __version__, alerts, logs, watch
 from service import config as configuration
 from service.database import Database
+from service.server import STARTED
 
 bind = f"0.0.0.0:{os.environ.get('PORT') or '8008'}"
 worker_class = "service.server.Worker"
@@ -30,7 +31,7 @@ def on_starting(server: object) -> None:
 
 def post_worker_init(worker: object) -> None:
     """Tells that deliveries are accepted from now on, and begins to watch for what people should hear of."""
-    logs.emit("web.started", version=__version__)
+    STARTED.emit(version=__version__)
     config = configuration.load(configuration.environment())
     over_workers = watch.start(Database(config.database_url))
     alerts.start(config, lambda: over_workers.cause)

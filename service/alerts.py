@@ -7,6 +7,7 @@ what could not be sent is found again. So the queue is the table, and as long as
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -37,6 +38,14 @@ PILE = 5
 # The watch over the workers begins with the process too; this is longer than it takes to find them silent.
 WATCHED_FOR_S = 90.0
 YOUNG = timedelta(hours=1)
+
+_SENT = logs.declare("alert.sent", logging.INFO, "People were told that this began, or is over.", ("alert", "notice"))
+_FAILED = logs.declare(
+    "alert.failed",
+    logging.WARNING,
+    "One entry of `ALERT_URLS` (`target`, counted from 1) was not told; where none was, it is tried again.",
+    ("alert", "target", "cause"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,9 +278,9 @@ class Watch:
             try:
                 self.look()
             except DatabaseUnavailable as problem:
-                logs.emit("database.unavailable", where="alerts", cause=str(problem))
+                logs.DATABASE_UNAVAILABLE.emit(where="alerts", cause=str(problem))
             except Exception as problem:  # noqa: BLE001 - the last resort: the next look may well work
-                logs.emit("web.crashed", error=type(problem).__name__, trace=logs.trace_of(problem))
+                logs.WEB_CRASHED.emit(error=type(problem).__name__, trace=logs.trace_of(problem))
             if wait(LOOK_EVERY_S):
                 return
 
@@ -284,7 +293,7 @@ class Watch:
         with self._database.transaction() as transaction:
             told = {"is_open": what is Notice.OPEN, "count": count, "told_at": transaction.now, "leased_until": None}
             transaction.execute(sa.update(table).where(table.c.alert == name).values(told))
-        logs.emit("alert.sent", alert=name, notice=what)
+        _SENT.emit(alert=name, notice=what)
 
     def _take(self, transaction: Transaction, name: str, count: int) -> Notice | None:
         """The right to tell it, under the row's lock, or None where another process was faster."""
@@ -308,7 +317,7 @@ class Watch:
         ]
         for number, problem in enumerate(problems, 1):
             if problem is not None:
-                logs.emit("alert.failed", alert=name, target=number, cause=problem)
+                _FAILED.emit(alert=name, target=number, cause=problem)
         return None in problems
 
 

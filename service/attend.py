@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -18,6 +19,52 @@ from service.worklist import Claim
 
 MAX_READ_AGE_S = 5.0
 _ANSWER_MARGIN = timedelta(seconds=2)
+
+_READ_FAILED = logs.declare(
+    "read.failed",
+    logging.WARNING,
+    "The OMS gave no usable answer to a read; it is repeated.",
+    ("package_id", "cause", "failures"),
+)
+_SENDING = logs.declare(
+    "command.sending",
+    logging.INFO,
+    "The attempt's row is committed; the command is sent now.",
+    ("package_id", "attempt_id", "episode"),
+)
+_ANSWERED = logs.declare(
+    "command.answered",
+    logging.INFO,
+    "What the OMS answered to the command.",
+    ("package_id", "attempt_id", "outcome", "http_status", "cause"),
+)
+_LEASE_LOST = logs.declare(
+    "lease.lost",
+    logging.WARNING,
+    "Another worker has the package by now; this one wrote nothing.",
+    ("package_id", "fence"),
+)
+_PACKAGE = ("package_id", "reason", "evidence", "episode")
+_MOVED: Mapping[CaseState, logs.Event] = {
+    CaseState.WAITING: logs.declare(
+        "package.waiting", logging.INFO, "Not now; the package is looked at again.", _PACKAGE
+    ),
+    CaseState.SHIPPED: logs.declare("package.shipped", logging.INFO, "Shipped by us, proven by `evidence`.", _PACKAGE),
+    CaseState.ALREADY_SHIPPED: logs.declare(
+        "package.already_shipped", logging.INFO, "Shipped by somebody else.", _PACKAGE
+    ),
+    CaseState.SKIPPED: logs.declare("package.skipped", logging.INFO, "Not ours, or no longer.", _PACKAGE),
+    CaseState.WOULD_SHIP: logs.declare(
+        "package.would_ship", logging.INFO, "Shadow mode: every check passed, no command is sent.", _PACKAGE
+    ),
+    CaseState.NEEDS_ATTENTION: logs.declare(
+        "package.needs_attention",
+        logging.ERROR,
+        "A person must look; `autoship explain ID` says why and what to do.",
+        _PACKAGE,
+        alert=True,
+    ),
+}
 
 
 class _LeaseLost(Exception):
@@ -55,7 +102,7 @@ class Attendant:
         try:
             self._attend(claimed)
         except _LeaseLost:
-            logs.emit("lease.lost", package_id=claimed.case.package_id, fence=claimed.fence)
+            _LEASE_LOST.emit(package_id=claimed.case.package_id, fence=claimed.fence)
 
     def _attend(self, claimed: Claim) -> None:
         case, began_at = claimed.case, claimed.claimed_at
@@ -170,7 +217,7 @@ class Attendant:
             return None
         cause = f"{most} commands within an hour (SHIP_MAX_PER_HOUR)"
         brakes.pause(transaction, cause)
-        logs.emit("brake.changed", cause=f"paused: {cause}")
+        brakes.CHANGED.emit(cause=f"paused: {cause}")
         return f"paused: {cause}"
 
     def _open_attempt(
@@ -198,7 +245,7 @@ class Attendant:
         The answer is written even where an operator took the package away meanwhile: the attempt is ours.
         """
         case, attempt = send.case, send.attempt
-        logs.emit("command.sending", package_id=case.package_id, attempt_id=attempt.attempt_id, episode=case.episode)
+        _SENDING.emit(package_id=case.package_id, attempt_id=attempt.attempt_id, episode=case.episode)
         answer = self.oms.command(case.package_id, attempt.command, send.first_byte_by)
         with self.database.transaction() as transaction:
             brake = brakes.note_answer(transaction, case.package_id, Operation.COMMAND, answer)
@@ -226,8 +273,7 @@ def _described(attempt: Attempt, answer: CommandAnswer) -> str:
 
 
 def _log_answer(case: Case, answered: Attempt, answer: CommandAnswer) -> None:
-    logs.emit(
-        "command.answered",
+    _ANSWERED.emit(
         package_id=case.package_id,
         attempt_id=answered.attempt_id,
         outcome=answered.outcome,
@@ -238,13 +284,12 @@ def _log_answer(case: Case, answered: Attempt, answer: CommandAnswer) -> None:
 
 def _log_look(before: Case, after: Case, brake: str | None) -> None:
     if brake is not None:
-        logs.emit("brake.changed", package_id=after.package_id, cause=brake)
+        brakes.CHANGED.emit(package_id=after.package_id, cause=brake)
     if after.read_problem is not None:
-        logs.emit("read.failed", package_id=after.package_id, cause=after.read_problem, failures=after.failed_reads)
+        _READ_FAILED.emit(package_id=after.package_id, cause=after.read_problem, failures=after.failed_reads)
     moved = (before.state, before.reason, before.episode) != (after.state, after.reason, after.episode)
     if moved and after.state is not CaseState.SHIPPING:  # the command's own lines tell that
-        logs.emit(
-            f"package.{after.state}",
+        _MOVED[after.state].emit(
             package_id=after.package_id,
             reason=after.reason,
             evidence=after.evidence,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,6 +10,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
+from service import logs
 from service.database import Database, Transaction, brakes
 from service.outcome import (
     Accepted,
@@ -32,6 +34,14 @@ SWEEP = 0
 PROBE_INTERVAL = timedelta(seconds=30)
 RATE_BURST = timedelta(seconds=1)
 FORBIDDEN_IN_A_ROW = 3
+
+CHANGED = logs.declare(
+    "brake.changed",
+    logging.WARNING,
+    "The OMS made all workers wait, or may be asked again.",
+    ("package_id", "cause"),
+    alert=True,
+)
 
 _READ = sa.select(*(column for column in brakes.c if column is not brakes.c.id))
 _READ_LOCKED = _READ.with_for_update()

@@ -7,6 +7,7 @@ this module asks, and shows.
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,7 +24,7 @@ from service.database import Database, Transaction
 from service.errors import DatabaseUnavailable, OmsUnreachable
 from service.lookup import Lookup, Turn
 from service.operator import MAX_NAME, MAX_WHY, Acted, Word, tidy
-from service.policy import CLOSED, CaseState, Reason
+from service.policy import CLOSED, MEANINGS, CaseState, Reason
 from service.vitals import Vitals
 from service.wire import MAX_ID, id_in
 from service.words import Words, counted
@@ -40,6 +41,17 @@ _HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+
+_SIGNED_IN = logs.declare(
+    "console.signed_in", logging.INFO, "A person signed in to the console; the name stands with what is done."
+)
+_REFUSED = logs.declare(
+    "console.refused",
+    logging.WARNING,
+    "A sign-in with a wrong token (`token`), one too soon after others (`too_many`), or a form that was not from "
+    "the session it came with (`form`).",
+    ("reason",),
+)
 
 Page = str | BaseResponse | tuple[str, int] | tuple[str, int, dict[str, str]]
 
@@ -107,7 +119,7 @@ class _Console:
     def check(self) -> Page | None:
         """Before every page: forms must be ours, and all but the way in is for who has signed in."""
         if request.method == "POST" and not signin.is_from_our_form(self._config.public_url):
-            logs.emit("console.refused", reason="form")
+            _REFUSED.emit(reason="form")
             return _problem(403, "This form is not from this session", _NOT_OUR_FORM)
         if request.endpoint in _OPEN_TO_ALL or signin.name() is not None:
             return None
@@ -119,11 +131,11 @@ class _Console:
         if request.method == "GET":
             return render_template("sign_in.html", package_id=package_id)
         if not self._tries.take():
-            logs.emit("console.refused", reason="too_many")
+            _REFUSED.emit(reason="too_many")
             problem = "Too many wrong tokens. Wait some seconds, then try again."
             return render_template("sign_in.html", package_id=package_id, typed=name, problem=problem), 429, _RETRY
         if not hmac.compare_digest(request.form.get("token", "").strip().encode(), self._config.admin_token.encode()):
-            logs.emit("console.refused", reason="token")
+            _REFUSED.emit(reason="token")
             problem = "That is not the token. It is what ADMIN_TOKEN is set to."
             return render_template("sign_in.html", package_id=package_id, typed=name, problem=problem), 403
         self._tries.give_back()
@@ -131,7 +143,7 @@ class _Console:
             problem = "Type your name: it is kept with what you do here."
             return render_template("sign_in.html", package_id=package_id, problem=problem), 400
         signin.begin(name)
-        logs.emit("console.signed_in")
+        _SIGNED_IN.emit()
         return _see_other("console.package", package_id=package_id) if package_id else _see_other("console.start")
 
     def sign_out(self) -> Page:
@@ -318,7 +330,7 @@ def _told(row: sa.RowMapping) -> dict[str, Any]:
 def _grouped(found: Vitals, state: CaseState) -> list[dict[str, Any]]:
     """The packages in a state by their reason, most of them first."""
     groups = sorted(((n, reason) for (its, reason), n in found.packages.items() if its == state), key=lambda g: -g[0])
-    meanings = {reason: explain.MEANINGS[state, None if reason is None else Reason(reason)] for _, reason in groups}
+    meanings = {reason: MEANINGS[state, None if reason is None else Reason(reason)] for _, reason in groups}
     return [
         {"count": count, "reason": reason, "meaning": meanings[reason][0], "advice": meanings[reason][1]}
         for count, reason in groups
@@ -367,11 +379,11 @@ def _refused(problem: HTTPException) -> Page:
 
 
 def _without_database(problem: DatabaseUnavailable) -> Page:
-    logs.emit("database.unavailable", where="console", cause=str(problem))
+    logs.DATABASE_UNAVAILABLE.emit(where="console", cause=str(problem))
     text = "Nothing was changed. Deliveries are answered 503 meanwhile, and their sender repeats them."
     return *_problem(503, "The database cannot be used just now", text), _RETRY
 
 
 def _crashed(problem: Exception) -> Page:
-    logs.emit("web.crashed", error=type(problem).__name__, trace=logs.trace_of(problem))
+    logs.WEB_CRASHED.emit(error=type(problem).__name__, trace=logs.trace_of(problem))
     return _problem(500, "This is a defect of ours", "The log says more (web.crashed). Deliveries are not concerned.")

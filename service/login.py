@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import datetime, timedelta
 
@@ -17,6 +18,15 @@ MOST_LOGINS = 3
 WITHIN = timedelta(minutes=6)
 _MARGIN = timedelta(seconds=2)
 _POLL_S = 0.1
+
+_SUCCEEDED = logs.declare("login.succeeded", logging.INFO, "Omnitron gave a new token.")
+_FAILED = logs.declare(
+    "login.failed",
+    logging.ERROR,
+    "Omnitron gave no token; nothing can be read until it does.",
+    ("cause",),
+    alert=True,
+)
 
 
 def credentials(config: OmsConfig, database: Database) -> Credentials:
@@ -67,9 +77,9 @@ class Login:
         with self._database.transaction() as transaction:
             transaction.execute(sa.update(login).values(token=token, leased_until=None))
         if isinstance(answer, LoginFailed):
-            logs.emit("login.failed", cause=answer.cause)
+            _FAILED.emit(cause=answer.cause)
         else:
-            logs.emit("login.succeeded")
+            _SUCCEEDED.emit()
         return token
 
 

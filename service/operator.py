@@ -6,6 +6,7 @@ process that carried it out. Who and why stand in the timeline alone: the log ho
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from service import brakes, journal, logs, worklist
@@ -16,6 +17,13 @@ from service.policy import Note, Reason
 MAX_NAME = 60
 MAX_WHY = 200
 DISMISSED = "dismissed"
+
+_ACTED = logs.declare(
+    "operator.acted",
+    logging.INFO,
+    "A person did this to a package or to the brakes; `changed` is false where there was nothing to change.",
+    ("action", "package_id", "changed"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,5 +110,5 @@ def _note(transaction: Transaction, package_id: int, text: str) -> None:
 
 
 def _recorded(action: str, acted: Acted, package_id: int | None = None) -> Acted:
-    logs.emit("operator.acted", action=action, package_id=package_id, changed=acted.done)
+    _ACTED.emit(action=action, package_id=package_id, changed=acted.done)
     return acted

@@ -78,6 +78,130 @@ class Reason(StrEnum):
     TRANSITION_SLUG_MISMATCH = "transition_slug_mismatch"
 
 
+# For each state and reason: what it means, and what to do.
+MEANINGS: Mapping[tuple[CaseState, Reason | None], tuple[str, str]] = {
+    (CaseState.WAITING, None): (
+        "It is to be looked at.",
+        "Nothing to do. If this stays so, look for read.failed and database.unavailable in the logs.",
+    ),
+    (CaseState.WAITING, Reason.NOT_PACKED_YET): (
+        "The OMS does not show it as Packed.",
+        "Nothing to do: it is looked at again for 15 minutes, and after any later webhook that says Packed.",
+    ),
+    (CaseState.WAITING, Reason.ITEMS_MIXED): (
+        "The package is Packed, but not all of its items are.",
+        "Finish or correct the items in the OMS; it ships by itself once all are Packed.",
+    ),
+    (CaseState.WAITING, Reason.NO_ITEMS): (
+        "The package is Packed, but the OMS lists no items.",
+        "Check the package's items in the OMS; if they are there, check OMS_ITEMS_PATH.",
+    ),
+    (CaseState.WAITING, Reason.ITEMS_INCOMPLETE): (
+        "The item list cannot be taken as the whole list of this package.",
+        "Check OMS_ITEMS_PATH: the OMS may ignore the filter in it.",
+    ),
+    (CaseState.WAITING, Reason.WRONG_ENUM_CLASS): (
+        "A state belongs to another enumeration than expected.",
+        "Check that OMS_BASE_URL is an OMS and not another Akinon service.",
+    ),
+    (CaseState.WAITING, Reason.GRACE): (
+        "Everything passed; the grace period is not over.",
+        "Nothing to do. To stop it: autoship dismiss ID.",
+    ),
+    (CaseState.WAITING, Reason.COMMAND_NOT_OFFERED): (
+        "The OMS does not offer our command for this package now.",
+        "Compare SHIP_TRANSITION_ID and SHIP_SLUG with Settings > State Transitions in the OMS.",
+    ),
+    (CaseState.WAITING, Reason.BRAKE): (
+        "It is eligible, but commands are held back, or the OMS cannot be reached.",
+        "Look for brake.changed and read.failed in the logs; if it was paused: autoship resume.",
+    ),
+    (CaseState.WAITING, Reason.RETRY_AFTER_REFUSAL): (
+        "The command was refused or proven not applied; it is tried again later.",
+        "Read the OMS's words in the attempts. Omnitron may not have the items' states yet.",
+    ),
+    (CaseState.WAITING, Reason.RULE_FIELD_MISSING): (
+        "A rule asks a field that the OMS does not send for this package.",
+        "Change the rule, or find out why the OMS leaves the field out.",
+    ),
+    (CaseState.WAITING, Reason.BACKLOG_TO_CONFIRM): (
+        "It was Packed before Autoship first ran, and no webhook has announced it.",
+        "Look at autoship packages --reason backlog_to_confirm; autoship sweep --adopt ships them all.",
+    ),
+    (CaseState.WAITING, Reason.OUTCOME_UNKNOWN): (
+        "It left Packed after a command of ours that may or may not have been applied.",
+        "Nothing to do yet: evidence is looked for during 15 minutes.",
+    ),
+    (CaseState.SHIPPING, Reason.SENDING): (
+        "The command is being sent.",
+        "Nothing to do: if the sender died, the package is read back before anything else.",
+    ),
+    (CaseState.SHIPPING, Reason.CONFIRMING): (
+        "The OMS answered the command; the package is read back.",
+        "Nothing to do. No second command is sent before the first one is settled.",
+    ),
+    (CaseState.SHIPPING, Reason.AMBIGUOUS): (
+        "The command may or may not have been applied; it is read back.",
+        "Nothing to do. It is sent again only when reads prove that it was not applied.",
+    ),
+    (CaseState.SHIPPED, None): ("Shipped after our command.", "Nothing to do."),
+    (CaseState.ALREADY_SHIPPED, None): ("Shipped by somebody else.", "Nothing to do."),
+    (CaseState.SKIPPED, Reason.RULE): (
+        "A rule says it is not ours.",
+        "If it should be, change RULES_FILE and run autoship recheck ID.",
+    ),
+    (CaseState.SKIPPED, Reason.CANCELLED): ("It was cancelled.", "Nothing to do."),
+    (CaseState.SKIPPED, Reason.LEFT_PACKED): (
+        "It left Packed without us, for a state we do not know as shipped.",
+        "If that state means shipped, name it in SHIPPED_STATUSES; autoship recheck ID then judges it anew.",
+    ),
+    (CaseState.SKIPPED, Reason.NOT_PACKED): (
+        "It was not Packed during the 15 minutes we looked.",
+        "Nothing to do: any later webhook that says Packed opens it again. Or run autoship recheck ID.",
+    ),
+    (CaseState.SKIPPED, Reason.DISMISSED): (
+        "A person dismissed it.",
+        "autoship recheck ID takes it up again.",
+    ),
+    (CaseState.WOULD_SHIP, None): (
+        "Shadow mode: everything passed and no command was sent.",
+        "Set MODE=live to ship such packages.",
+    ),
+    (CaseState.NEEDS_ATTENTION, Reason.REFUSED): (
+        "The OMS refused the command as often as we try.",
+        "Read the OMS's words in the attempts, remove the cause, then run autoship recheck ID.",
+    ),
+    (CaseState.NEEDS_ATTENTION, Reason.ACCEPTED_BUT_STILL_PACKED): (
+        "The OMS accepted the command and the package is still Packed 15 minutes later.",
+        "Look at the package in the OMS. autoship recheck ID allows one more command.",
+    ),
+    (CaseState.NEEDS_ATTENTION, Reason.OUTCOME_UNKNOWN): (
+        "It left Packed after a command of ours, and nothing proves who shipped it.",
+        "Look at the package's history in the OMS, then autoship dismiss ID.",
+    ),
+    (CaseState.NEEDS_ATTENTION, Reason.NOT_FOUND): (
+        "We were told of it, but the OMS does not know it.",
+        "Check that the webhooks come from the OMS at OMS_BASE_URL; then autoship recheck ID.",
+    ),
+    (CaseState.NEEDS_ATTENTION, Reason.BAD_SHAPE): (
+        "The OMS shows the package in a form we cannot judge.",
+        "See the checks below; once mended, autoship recheck ID.",
+    ),
+    (CaseState.NEEDS_ATTENTION, Reason.ITEMS_MIXED): (
+        "The package is Packed, but its items have not been for a long time.",
+        "Correct the items in the OMS; it ships by itself then.",
+    ),
+    (CaseState.NEEDS_ATTENTION, Reason.COMMAND_NOT_OFFERED): (
+        "The OMS has not offered our command for this package for 15 minutes.",
+        "Compare SHIP_TRANSITION_ID and SHIP_SLUG with Settings > State Transitions in the OMS.",
+    ),
+    (CaseState.NEEDS_ATTENTION, Reason.TRANSITION_SLUG_MISMATCH): (
+        "SHIP_TRANSITION_ID and SHIP_SLUG name two different transitions.",
+        "Correct one of them, or set only one; packages go on by themselves.",
+    ),
+}
+
+
 class Evidence(StrEnum):
     """What proves that we shipped it."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import socket
 import time
@@ -24,6 +25,8 @@ RECEIVE_S = 10.0
 SEND_S = 5.0
 LINGER_S = 2.0
 _PIECE_BYTES = 64 * 1024
+
+STARTED = logs.declare("web.started", logging.INFO, "The web process accepts deliveries.", ("version",))
 
 
 class TooSlow(NoMoreData, TimeoutError):  # type: ignore[misc]  # gunicorn has no types
@@ -91,9 +94,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Answers what is no HTTP request; the line says nothing of what was sent."""
         status, reason = (400, "bad_request") if isinstance(exc, ParseException | OSError) else (500, "internal")
         if status == 500:
-            logs.emit("web.crashed", error=type(exc).__name__, trace=logs.trace_of(exc))
+            logs.WEB_CRASHED.emit(error=type(exc).__name__, trace=logs.trace_of(exc))
         else:
-            logs.emit("delivery.rejected", http_status=status, reason=reason)
+            logs.DELIVERY_REJECTED.emit(http_status=status, reason=reason)
         with contextlib.suppress(OSError):
             client.sendall(_refusal(status, reason))
 

@@ -6,6 +6,7 @@ lists by ascending id behind a cursor; where it does not, whole passes are repea
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,6 +27,21 @@ RETRY_AFTER = timedelta(seconds=30)
 FILTER_IGNORED = "filter_ignored"
 STOPPED = "stopped"
 _RATE_POLL_S = 0.1
+
+_FINISHED = logs.declare(
+    "sweep.finished",
+    logging.INFO,
+    "All packages in Packed were listed: `found` of them are looked at, `missed` no webhook announced within an "
+    "interval, `backlog` wait for `autoship sweep --adopt`.",
+    ("listed", "found", "missed", "backlog"),
+)
+_FAILED = logs.declare(
+    "sweep.failed",
+    logging.ERROR,
+    "The packages in Packed could not all be listed; tried again.",
+    ("cause",),
+    alert=True,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +212,7 @@ class Sweeper:
         with self._database.transaction() as transaction:
             cause = note(transaction)
         if cause is not None:
-            logs.emit("brake.changed", cause=cause)
+            brakes.CHANGED.emit(cause=cause)
 
     def _is_packed(self, package: PackageSnapshot) -> bool:
         return package.state is not None and policy.is_packed(package.state, self._config.settings)
@@ -273,7 +289,7 @@ class Sweeper:
             backlog = worklist.count_backlog(transaction)
             ended = {"under_way": False, "finished_at": transaction.now, "leased_until": None, "problem": None}
             _write(transaction, turn, ended)
-        logs.emit("sweep.finished", listed=swept.listed, found=len(swept.found), missed=missed, backlog=backlog)
+        _FINISHED.emit(listed=swept.listed, found=len(swept.found), missed=missed, backlog=backlog)
 
     def _break_off(self, turn: _Turn, problem: str) -> None:
         """The pass goes on later where it stood, but after a wrong filter begins anew, an interval later."""
@@ -282,7 +298,7 @@ class Sweeper:
             resumed = {"under_way": not problem.startswith(FILTER_IGNORED), "leased_until": rest, "problem": problem}
             _write(transaction, turn, resumed)
         if problem != STOPPED:
-            logs.emit("sweep.failed", cause=problem)
+            _FAILED.emit(cause=problem)
 
     def _count_missed(self, transaction: Transaction) -> int:
         """Packages the sweep found an interval ago and no webhook has announced since; not those of the first pass."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -39,6 +40,17 @@ _POLL_S = 0.2
 _RESTART_AFTER_S = 1.0
 _STOP_WITHIN_S = 9.0
 _CONFIGURATION_EXIT = 2
+
+_MIGRATED = logs.declare(
+    "database.migrated", logging.INFO, "The schema was brought to this version.", ("before", "after")
+)
+_RESTARTED = logs.declare(
+    "process.restarted",
+    logging.ERROR,
+    "`autoship up` found a process ended and started it again.",
+    ("process", "exit_code"),
+    alert=True,
+)
 
 
 def serve(environ: Mapping[str, str]) -> int:
@@ -94,7 +106,7 @@ def migrate(database: Database, oms_base_url: str) -> None:
     """Brings the schema up to date and says so where there was something to do."""
     before = database.migrate(oms_base_url)
     if before != database.head:
-        logs.emit("database.migrated", before=before or "empty", after=database.head)
+        _MIGRATED.emit(before=before or "empty", after=database.head)
     database.dispose()
 
 
@@ -174,7 +186,7 @@ def _supervise(environ: Mapping[str, str], stopping: threading.Event) -> int:
                 exit_code = ended
                 stopping.set()
             elif ended is not None:
-                logs.emit("process.restarted", process=name, exit_code=ended)
+                _RESTARTED.emit(process=name, exit_code=ended)
                 stopping.wait(_RESTART_AFTER_S)
                 running[name] = _start(name, environ)
     _stop(list(running.values()))

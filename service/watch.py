@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,16 @@ SILENT_AFTER_S = 60.0
 LATE_AFTER = timedelta(minutes=4)
 UNSEEN = "no worker was seen for a minute"
 LATE = "the oldest due package is 5 minutes late"
+
+_SILENT = logs.declare(
+    "worker.silent",
+    logging.ERROR,
+    "No worker has been seen for a minute, or the oldest due package is 5 minutes late (`cause`); deliveries are "
+    "still accepted.",
+    ("cause",),
+    alert=True,
+)
+_SEEN = logs.declare("worker.seen", logging.INFO, "The silence is over: a worker is at work and nothing is late.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +101,9 @@ class Watch:
         if self.cause == told:
             return
         if self.cause is None:
-            logs.emit("worker.seen")
+            _SEEN.emit()
         else:
-            logs.emit("worker.silent", cause=self.cause)
+            _SILENT.emit(cause=self.cause)
 
 
 def start(database: Database) -> Watch:

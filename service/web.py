@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from flask import Flask, Request, Response, jsonify, request
@@ -26,6 +27,35 @@ RETRY_AFTER_S = 5
 TURNS = 5
 TURN_PATIENCE_S = 1.5
 DATABASE_PATIENCE_S = 3.0
+
+# By the status of the receipt.
+_RECEIVED: Mapping[str, logs.Event] = {
+    "accepted": logs.declare(
+        "delivery.accepted",
+        logging.INFO,
+        "A delivery was stored and its package is looked at.",
+        ("event_uuid", "event_type", "package_id", "secret_index"),
+    ),
+    "duplicate": logs.declare(
+        "delivery.duplicate",
+        logging.INFO,
+        "A delivery's uuid was known.",
+        ("event_uuid", "event_type", "package_id", "reason", "secret_index"),
+    ),
+    "ignored": logs.declare(
+        "delivery.ignored",
+        logging.INFO,
+        "A delivery was stored; it asks for no look.",
+        ("event_uuid", "event_type", "package_id", "reason", "secret_index"),
+    ),
+    "quarantined": logs.declare(
+        "delivery.quarantined",
+        logging.WARNING,
+        "An authentic delivery cannot be worked with; see `autoship quarantine`.",
+        ("event_uuid", "event_type", "reason", "secret_index"),
+        alert=True,
+    ),
+}
 
 
 class _Turns:
@@ -125,7 +155,7 @@ def _log_receipt(receipt: Receipt, event_type: str | None, secret_index: int | N
     fields: dict[str, object] = {"event_uuid": receipt.event_uuid, "event_type": known_type}
     if receipt.status != "quarantined":
         fields["package_id"] = receipt.package_id
-    logs.emit(f"delivery.{receipt.status}", **fields, reason=receipt.reason, secret_index=secret_index)
+    _RECEIVED[receipt.status].emit(**fields, reason=receipt.reason, secret_index=secret_index)
 
 
 def _alive() -> Response:
@@ -148,17 +178,17 @@ def _refused(problem: HTTPException) -> tuple[Response, int]:
 
 
 def _rejected(problem: DeliveryRejected) -> tuple[Response, int]:
-    logs.emit("delivery.rejected", http_status=problem.status, reason=problem.reason)
+    logs.DELIVERY_REJECTED.emit(http_status=problem.status, reason=problem.reason)
     return _error(problem.status, problem.reason)
 
 
 def _unavailable(problem: DatabaseUnavailable) -> tuple[Response, int, dict[str, str]]:
-    logs.emit("database.unavailable", where="web", cause=str(problem))
+    logs.DATABASE_UNAVAILABLE.emit(where="web", cause=str(problem))
     return *_error(503, "database_unavailable"), {"Retry-After": str(RETRY_AFTER_S)}
 
 
 def _crashed(problem: Exception) -> tuple[Response, int]:
-    logs.emit("web.crashed", error=type(problem).__name__, trace=logs.trace_of(problem))
+    logs.WEB_CRASHED.emit(error=type(problem).__name__, trace=logs.trace_of(problem))
     return _error(500, "internal")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -31,6 +32,28 @@ DRAIN_WITHIN_S = 8
 # A claim for one package costs nearly as much as one for eight.
 TOGETHER_S = 0.01
 _LISTEN_AGAIN_AFTER_S = 5
+
+_STARTED = logs.declare(
+    "worker.started", logging.INFO, "A worker looks for due packages.", ("worker", "version", "mode", "threads")
+)
+_STOPPED = logs.declare(
+    "worker.stopped",
+    logging.INFO,
+    "A worker stopped; `unfinished` looks are taken up again after their lease.",
+    ("worker", "unfinished"),
+)
+_PRUNED = logs.declare(
+    "database.pruned",
+    logging.INFO,
+    "What was older than RETENTION_DAYS was deleted: so many rows of each table.",
+    ("deliveries", "quarantine", "timeline", "attempts"),
+)
+_CLOCK_SET_BACK = logs.declare(
+    "clock.set_back",
+    logging.WARNING,
+    "The database's clock was set back; what was put off is put off as long as before.",
+    ("by_s",),
+)
 
 
 class Worker:
@@ -71,8 +94,7 @@ class Worker:
             others.append(threading.Thread(target=self._sweep, name="sweep", daemon=True))
         for thread in (*threads, *others):
             thread.start()
-        logs.emit(
-            "worker.started",
+        _STARTED.emit(
             worker=self._name,
             version=__version__,
             mode="live" if self._config.settings.live else "shadow",
@@ -100,7 +122,7 @@ class Worker:
                 more_expected=self._more_expected,
             )
         except DatabaseUnavailable as problem:
-            logs.emit("database.unavailable", where="worker", cause=str(problem))
+            logs.DATABASE_UNAVAILABLE.emit(where="worker", cause=str(problem))
             return
         self._claimed_at = time.monotonic()
         self._more_expected = len(claims) > 0 and len(claims) in (free, relooks)
@@ -143,10 +165,10 @@ class Worker:
         try:
             work()
         except DatabaseUnavailable as problem:
-            logs.emit("database.unavailable", where=where, cause=str(problem))
+            logs.DATABASE_UNAVAILABLE.emit(where=where, cause=str(problem))
         except Exception as problem:  # noqa: BLE001 - the last resort: one package must not stop the others
             error, trace = type(problem).__name__, logs.trace_of(problem)
-            logs.emit("look.crashed", where=where, package_id=package_id, error=error, trace=trace)
+            logs.LOOK_CRASHED.emit(where=where, package_id=package_id, error=error, trace=trace)
 
     def _sweep(self) -> None:
         """Sweeps when it is due and no other worker does."""
@@ -163,8 +185,7 @@ class Worker:
 
     def _prune_once(self) -> None:
         deleted = retention.prune(self._database, self._config.retention, self._stopping.wait)
-        logs.emit(
-            "database.pruned",
+        _PRUNED.emit(
             deliveries=deleted["deliveries"],
             quarantine=deleted["quarantine"],
             timeline=deleted["timeline"],
@@ -178,7 +199,7 @@ class Worker:
                 self._database.listen(self._wake, until=lambda: self._stop_at is not None)
                 return
             except DatabaseUnavailable as problem:
-                logs.emit("database.unavailable", where="wake-ups", cause=str(problem))
+                logs.DATABASE_UNAVAILABLE.emit(where="wake-ups", cause=str(problem))
                 time.sleep(_LISTEN_AGAIN_AFTER_S)
 
     def _beat(self) -> None:
@@ -196,14 +217,14 @@ class Worker:
             transaction.execute(sa.delete(workers).where(workers.c.seen_at < now - 360 * self._config.lease))
         self._heard_at = time.monotonic()
         if set_back is not None:
-            logs.emit("clock.set_back", by_s=set_back.total_seconds())
+            _CLOCK_SET_BACK.emit(by_s=set_back.total_seconds())
 
     def _drain(self, threads: int, deadline: float) -> int:
         for _ in range(threads):
             self._claimed.put(None)
         while self._busy and (left_s := deadline - time.monotonic()) > 0:
             self._wait(left_s)
-        logs.emit("worker.stopped", worker=self._name, unfinished=self._busy)
+        _STOPPED.emit(worker=self._name, unfinished=self._busy)
         return self._busy
 
 

@@ -349,9 +349,7 @@ def _claim_of(row: sa.RowMapping, now: datetime) -> Claim | None:
         return Claim(case_of(row), row["fence"], row["hint_seq"], row["hinted"], now)
     except (TypeError, ValueError) as problem:
         trace = logs.trace_of(problem)
-        logs.emit(
-            "look.crashed", where="claim", package_id=row["package_id"], error=type(problem).__name__, trace=trace
-        )
+        logs.LOOK_CRASHED.emit(where="claim", package_id=row["package_id"], error=type(problem).__name__, trace=trace)
         return None
 
 

@@ -16,11 +16,11 @@ import pytest
 
 from service import config as configuration
 from service import sandbox
-from service.logs import EVENTS
 from tests import postgres
 from tests.conftest import MINIMAL, SECRET
 from tests.deploy.conftest import Built, run
 from tests.deploy.rehearsal import CLEAN, opened
+from tests.house.events import EVENTS
 from tests.processes import wait_until
 from tests.reliability.campaign import books_of
 from tests.reliability.courier import Courier

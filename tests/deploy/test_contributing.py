@@ -21,6 +21,12 @@ def test_the_page_has_the_walks_it_promises() -> None:
     assert [title for title, _, _ in WALKS] == ["Change what a rule means", "Add a reason", "Add a log event"]
 
 
+@pytest.mark.parametrize("change", [walk[1] for walk in WALKS], ids=[walk[0] for walk in WALKS])
+def test_a_walk_changes_one_file_of_the_product(change: str) -> None:
+    changed = re.findall(r"^\+\+\+ b/(\S+)$", change, re.MULTILINE)
+    assert len([path for path in changed if not path.startswith("tests/")]) == 1
+
+
 @pytest.mark.parametrize(("change", "commands"), [walk[1:] for walk in WALKS], ids=[walk[0] for walk in WALKS])
 def test_a_stranger_takes_the_walk_and_its_tests_pass(origin: Path, tmp_path: Path, change: str, commands: str) -> None:
     clone = tmp_path / "clone"

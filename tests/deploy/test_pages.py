@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.logs import EVENTS
+from tests.house.events import EVENTS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")])

@@ -9,9 +9,9 @@ from pathlib import Path
 from service import config
 from service.alerts import ALERTS
 from service.diagnosis import CHECKS
-from service.explain import MEANINGS
-from service.logs import EVENTS
 from service.metrics import METRICS
+from service.policy import MEANINGS
+from tests.house.events import EVENTS
 from tests.integration.test_states import SCENES
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -64,7 +64,7 @@ def _logs() -> str:
             " ".join(f"`{field}`" for field in event.fields),
             "yes" if event.alert else "",
         )
-        for name, event in EVENTS.items()
+        for name, event in sorted(EVENTS.items())
     )
     return _LOGS + _table(("event", "level", "what it means", "fields", "alert"), rows)
 
@@ -163,7 +163,7 @@ One line on stdout for each event: JSON, or text on a terminal (`LOG_FORMAT`). E
 `event`; a field that has no value is left out. No line holds a payload, a secret, personal data or the OMS's own words.
 An event marked under alert is one that somebody should be told of.
 
-This page is made from `service/logs.py` by `python -m tests.house.docs`.
+This page is made from the events that the modules declare, by `python -m tests.house.docs`.
 
 """
 
@@ -174,7 +174,7 @@ Where a package stands and why, as `autoship explain ID` shows it. A package tha
 commanded again only after `autoship recheck ID`, or when it is packed anew.
 
 The last column: what a test made the OMS do, what it then did as advised, and where that ended. The page is made from
-`service/explain.py` and those cases, `tests/integration/test_states.py`, by `python -m tests.house.docs`.
+`service/policy.py` and those cases, `tests/integration/test_states.py`, by `python -m tests.house.docs`.
 
 """
 

@@ -7,8 +7,7 @@ import re
 import pytest
 
 from service import config
-from service.explain import MEANINGS
-from service.policy import CaseState, Reason
+from service.policy import MEANINGS, CaseState, Reason
 from tests.conftest import MINIMAL
 from tests.house import docs
 

@@ -1,52 +1,61 @@
-"""What the code logs and what the table of events declares are the same."""
+"""What the code logs and what its events declare are the same."""
 
 from __future__ import annotations
 
 import ast
+import runpy
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from service.logs import EVENTS
+from service import logs
+from tests.house.events import EVENTS, MODULES
 
-ROOT = Path(__file__).parents[2]
-SOURCES = (*(ROOT / "service").rglob("*.py"), ROOT / "deploy" / "gunicorn.conf.py")
+GUNICORN = Path(__file__).parents[2] / "deploy" / "gunicorn.conf.py"
+# Each source with what its names stand for.
+SOURCES: Mapping[Path, object] = {Path(module.__file__ or ""): module for module in MODULES} | {
+    GUNICORN: SimpleNamespace(**runpy.run_path(str(GUNICORN)))
+}
 # Made by the formatter of whatever another library logs.
 OF_LIBRARIES = "library.message"
 
 
 @dataclass(frozen=True)
 class Emitted:
-    """One call of `logs.emit`. A name made at run time is known by its beginning."""
+    """One call of `emit`, of an event or of any in a mapping of events."""
 
     where: str
-    name: str
-    is_beginning: bool
+    names: frozenset[str]
     fields: frozenset[str]
 
 
 def _emitted() -> Iterator[Emitted]:
-    for source in SOURCES:
-        module = ast.parse(source.read_text(encoding="utf-8"))
-        for function in ast.walk(module):
+    for source, module in SOURCES.items():
+        for function in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
             if isinstance(function, ast.FunctionDef):
                 for call in ast.walk(function):
-                    if isinstance(call, ast.Call) and ast.unparse(call.func) == "logs.emit":
-                        yield _emission(f"{source.name}:{call.lineno}", call, function)
+                    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "emit":
+                        names = frozenset(event.name for event in _events(call.func.value, module))
+                        where = f"{source.name}:{call.lineno}"
+                        yield Emitted(where, names, frozenset(_fields(call, function)))
 
 
-def _emission(where: str, call: ast.Call, function: ast.FunctionDef) -> Emitted:
-    name, beginning = call.args[0], False
-    if isinstance(name, ast.JoinedStr):
-        name, beginning = name.values[0], True
-    assert isinstance(name, ast.Constant), f"{where}: an event's name must begin with a constant"
-    fields = {keyword.arg for keyword in call.keywords if keyword.arg}
+def _events(told: ast.expr, module: object) -> tuple[logs.Event, ...]:
+    """What is emitted: `_FINISHED`, `brakes.CHANGED`, or one of the values where it is `_MOVED[state]`."""
+    if isinstance(told, ast.Subscript):
+        return tuple(attrgetter(ast.unparse(told.value))(module).values())
+    return (attrgetter(ast.unparse(told))(module),)
+
+
+def _fields(call: ast.Call, function: ast.FunctionDef) -> Iterator[str]:
+    yield from (keyword.arg for keyword in call.keywords if keyword.arg)
     if any(keyword.arg is None for keyword in call.keywords):
-        fields |= set(_keys_written_in(function))
-    return Emitted(where, str(name.value), beginning, frozenset(fields))
+        yield from _keys_written_in(function)
 
 
 def _keys_written_in(function: ast.FunctionDef) -> Iterator[str]:
@@ -57,30 +66,23 @@ def _keys_written_in(function: ast.FunctionDef) -> Iterator[str]:
 
 
 EMITTED = tuple(_emitted())
-NAMED = {one.name for one in EMITTED if not one.is_beginning}
-
-
-def _events_of(emitted: Emitted) -> set[str]:
-    if not emitted.is_beginning:
-        return {emitted.name}
-    return {name for name in EVENTS if name.startswith(emitted.name) and name not in NAMED}
 
 
 def test_every_event_that_is_emitted_is_declared_and_every_declared_one_is_emitted() -> None:
-    emitted = {name for one in EMITTED for name in _events_of(one) or {one.name}}
+    emitted = {name for one in EMITTED for name in one.names}
     assert emitted | {OF_LIBRARIES} == set(EVENTS)
 
 
 @pytest.mark.parametrize("emitted", EMITTED, ids=lambda one: one.where)
 def test_no_field_is_emitted_that_is_not_declared(emitted: Emitted) -> None:
-    declared = {field for name in _events_of(emitted) for field in EVENTS[name].fields}
+    declared = {field for name in emitted.names for field in EVENTS[name].fields}
     assert emitted.fields - declared == set()
 
 
 def test_no_field_is_declared_that_is_never_emitted() -> None:
     fields: dict[str, set[str]] = defaultdict(set)
     for one in EMITTED:
-        for name in _events_of(one):
+        for name in one.names:
             fields[name] |= one.fields
     unused = {name: set(event.fields) - fields[name] for name, event in EVENTS.items() if name != OF_LIBRARIES}
     assert {name: left for name, left in unused.items() if left} == {}

@@ -23,11 +23,11 @@ from service.brakes import Operation
 from service.config import Config
 from service.database import Database, packages, workers
 from service.errors import ConfigurationError
-from service.logs import EVENTS
 from service.outcome import Unauthorised
 from service.vitals import Vitals
 from tests import commands
 from tests.conftest import MINIMAL, eventually, on_sqlite
+from tests.house.events import EVENTS
 from tests.integration.conftest import Clock
 from tests.processes import wait_until, web_process
 

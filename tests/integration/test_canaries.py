@@ -25,10 +25,10 @@ from service import config as configuration
 from service import explain, sandbox
 from service.cli import main
 from service.database import Database
-from service.logs import EVENTS
 from service.sandbox import Package, Request
 from service.web import create_app
 from tests.conftest import MINIMAL, a_document, signed
+from tests.house.events import EVENTS
 from tests.integration.test_console import Person
 from tests.oms_faults import Fault, FaultyOms, Outcome, answers, hangs, sends, shows, words
 from tests.processes import running, wait_until, web_process

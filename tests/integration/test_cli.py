@@ -17,7 +17,7 @@ import click
 import pytest
 import sqlalchemy as sa
 
-from service import cli, explain, inbox, logs, sandbox, worklist
+from service import cli, explain, inbox, policy, sandbox, worklist
 from service import config as configuration
 from service.config import Config
 from service.database import Database, deliveries, packages, quarantine
@@ -28,6 +28,7 @@ from service.wire import StateValue
 from tests import commands
 from tests.commands import Autoship
 from tests.conftest import MINIMAL, SECRET, a_document
+from tests.house.events import EVENTS
 from tests.integration.conftest import Floor
 from tests.oms_faults import FaultyOms, answers, applied_then, html, resets, shows, words
 
@@ -462,21 +463,21 @@ def test_every_state_and_reason_of_the_contract_has_a_meaning_and_no_other() -> 
     known = {reason.value for reason in Reason}
     expected = {(state, reason) for state, reasons in CONTRACT.items() for reason in reasons.split() if reason in known}
     without_reason = {("waiting", None), ("shipped", None), ("already_shipped", None), ("would_ship", None)}
-    assert set(explain.MEANINGS) == expected | without_reason
-    assert {reason for _, reason in explain.MEANINGS} == {*known, None}
+    assert set(policy.MEANINGS) == expected | without_reason
+    assert {reason for _, reason in policy.MEANINGS} == {*known, None}
     assert set(explain.PROOFS) == set(Evidence)
 
 
 @pytest.mark.parametrize(
     ("meaning", "advice"),
-    [*explain.MEANINGS.values(), *((proof, "Nothing to do.") for proof in explain.PROOFS.values())],
+    [*policy.MEANINGS.values(), *((proof, "Nothing to do.") for proof in explain.PROOFS.values())],
 )
 def test_meaning_is_one_sentence_and_advice_names_only_what_exists(meaning: str, advice: str) -> None:
     assert re.fullmatch(r"[A-Z][^.!?]*\.", meaning.replace("package.status.shipped", ""))
     assert set(re.findall(r"autoship ([a-z-]+)", advice)) <= set(cli.main.commands)
     variables = configuration.redacted({**MINIMAL, "DATABASE_URL": "sqlite:///x.db"})
     assert set(re.findall(r"\b[A-Z]+_[A-Z_]+|\bMODE\b", advice)) <= set(variables)
-    assert set(re.findall(r"\b[a-z]+\.[a-z]+\b", advice)) <= set(logs.EVENTS)
+    assert set(re.findall(r"\b[a-z]+\.[a-z]+\b", advice)) <= set(EVENTS)
 
 
 def test_explanation_lines_up(autoship: Autoship, oms: FaultyOms, at_oms: dict[str, str]) -> None:

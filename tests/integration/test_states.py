@@ -17,8 +17,7 @@ import pytest
 
 from service import inbox, operator
 from service.delivery import Delivery
-from service.explain import MEANINGS
-from service.policy import CaseState, Reason
+from service.policy import MEANINGS, CaseState, Reason
 from service.sandbox import CANCELLED, PACKED, Request, Response
 from service.sweep import Sweeper
 from service.wire import StateValue

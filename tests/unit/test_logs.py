@@ -74,7 +74,8 @@ def test_an_event_is_one_object_with_its_fields_and_without_those_that_are_none(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "autoship")
-    logs.emit("read.failed", package_id=73, cause="ReadTimeout", failures=None)
+    fields = ("package_id", "cause", "failures")
+    logs.Event("read.failed", logging.WARNING, "", fields).emit(package_id=73, cause="ReadTimeout", failures=None)
     [record] = caplog.records
     record.created = 0.5
     told = {"level": "warning", "event": "read.failed", "package_id": 73, "cause": "ReadTimeout"}
@@ -83,9 +84,10 @@ def test_an_event_is_one_object_with_its_fields_and_without_those_that_are_none(
     assert text == "02:00:00  read.failed                   73  cause=ReadTimeout"
 
 
-def test_an_event_that_is_not_declared_cannot_be_emitted() -> None:
-    with pytest.raises(KeyError):
-        logs.emit("web.invented")
+def test_an_event_is_declared_once() -> None:
+    with pytest.raises(ValueError, match=r"library\.message"):
+        logs.declare("library.message", logging.INFO, "Another line of a library.")
+    assert logs.EVENTS["library.message"].level == logging.WARNING
 
 
 _PROGRAM = """
@@ -99,13 +101,17 @@ logs.configure("DEBUG", None, ZoneInfo("UTC"))
 own.warning("worker %s", "canary")
 logging.getLogger("httpx").info("GET %s", "canary")
 warnings.warn("canary")
-logs.emit("web.started", version="1")
+logs.DATABASE_UNAVAILABLE.emit(where="web")
 """
 
 
 def test_every_line_of_a_process_is_json_on_stdout_where_that_is_no_terminal() -> None:
     ended = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
     told = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert [line.get("logger", line["event"]) for line in told] == ["gunicorn.error", "py.warnings", "web.started"]
+    assert [line.get("logger", line["event"]) for line in told] == [
+        "gunicorn.error",
+        "py.warnings",
+        "database.unavailable",
+    ]
     assert "canary" not in ended.stdout
     assert ended.stderr == ""
