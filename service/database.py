@@ -39,7 +39,7 @@ PATIENCE_S = 4.5
 # For each process: enough for the web's 8 threads; the looks of a worker share them, as each needs one only for
 # some milliseconds of its life.
 CONNECTIONS = 10
-WAKE_UP_EVERY_S = 0.01
+WAKE_UP_EVERY_S = 0.02
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MIGRATION_LOCK = 7_305_271_109
@@ -360,18 +360,21 @@ class Database:
 
     @contextmanager
     def _transaction(self, *, read_only: bool) -> Iterator[Transaction]:
-        options: dict[str, Any] = {"read_only": read_only}
-        if read_only and not self.is_sqlite:
-            options = {"isolation_level": "AUTOCOMMIT"}  # spares a BEGIN and a COMMIT
         try:
             with self._engine.connect() as connection:
-                connection = connection.execution_options(**options)
+                if read_only:
+                    connection = connection.execution_options(**self._reading_options)
                 with connection.begin():
                     yield Transaction(connection, self)
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as problem:
             if _is_our_defect(problem):
                 raise
             raise DatabaseUnavailable(f"the database cannot be used: {_first_line(problem)}") from problem
+
+    @property
+    def _reading_options(self) -> dict[str, Any]:
+        # AUTOCOMMIT spares a BEGIN and a COMMIT.
+        return {"read_only": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
 
     @property
     def insert(self) -> Inserting:
@@ -486,7 +489,7 @@ class Database:
 
 
 class _Bell:
-    """Rings soon, at most once in 10 ms, and never makes its caller wait."""
+    """Rings soon, at most once in 20 ms, and never makes its caller wait."""
 
     def __init__(self, ring: Callable[[], None]) -> None:
         self._ring = ring
