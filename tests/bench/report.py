@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench.scenarios import OMS_S
+from tests.bench.scenarios import OMS_S, THREE_CALLS
 from tests.bench.sides import AT_ONCE
 from tests.bench.svg import bars
 
@@ -145,6 +145,7 @@ def page(result: Mapping[str, Any]) -> str:
         samples=_table(("sample", "median (lowest to highest)"), ((name, shown(samples[name])) for name in samples)),
         plots="\n".join(f"![{title}](performance-{name}.svg)" for name, (title, _) in PLOTS.items()),
         capacity=capacity(samples),
+        least=least(samples),
         **{name: result[name] for name in ("rounds", "machine", "versions", "day", "commit")},
     )
 
@@ -166,6 +167,15 @@ def capacity(samples: Values) -> str:
         return "Not measured."
     medians = {name: statistics.median(samples[name]) for name in _COSTS}
     return _table(_CAPACITY, ((name, *_need(medians, per_day)) for name, per_day in PER_DAY.items()))
+
+
+def least(samples: Values) -> str:
+    """What a package costs before any of it is accounted for; nothing where that was not measured."""
+    if not samples.keys() >= {THREE_CALLS, _BARE, _CELERY}:
+        return "Not measured."
+    bare, calls, celery = (statistics.median(samples[name]) for name in (_BARE, THREE_CALLS, _CELERY))
+    share = _digits((bare + calls) / celery)
+    return f"{_digits(bare)} ms and {_digits(calls)} ms: together {share} of all that Celery takes."
 
 
 def _need(costs: Mapping[str, float], per_day: int) -> tuple[str, ...]:
@@ -208,6 +218,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ("---",) * len(head), *rows))
 
 
+_BARE, _CELERY = "CPU ms a delivery: bare Flask", "CPU ms a package: Celery"
 _DELIVERY, _DELIVERY_STORE = "CPU ms a delivery: PostgreSQL", "CPU ms a delivery: PostgreSQL itself"
 _COSTS = {
     _DELIVERY,

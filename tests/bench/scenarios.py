@@ -20,6 +20,7 @@ from tests.processes import wait_until
 CALLS_NEEDED = 3
 OMS_S = 0.2
 LIMIT_PER_S = 20
+THREE_CALLS = "CPU ms: the three calls of a package alone"
 _OF_A_STORE = {
     "one acknowledged": "a webhook's acknowledgement",
     "one claimed": "a claim of 8",
@@ -51,6 +52,12 @@ class Round:
 def stand_in(one: Round) -> Samples:
     """What the stand-in OMS itself can do, to see that it is not what is measured."""
     return {"stand-in: calls/s": one.ground.ceiling(one.size(10_000))}
+
+
+def called(one: Round) -> Samples:
+    """What the HTTP client and the reading of its answers take of a package's CPU, with nothing else going on."""
+    count = one.size(1000)
+    return {THREE_CALLS: 1000 * one.ground.three_calls_s(count) / count}
 
 
 def acknowledged(one: Round) -> Samples:
@@ -90,10 +97,11 @@ def hanging(one: Round) -> Samples:
 
 def drained(one: Round) -> Samples:
     """Due packages shipped in a second where each call takes 200 ms; the OMS tells of each that it has shipped."""
-    count, samples = one.size(2000), Samples()
-    plans = {"one worker": (1, True), "two workers": (2, True), "one worker, no echo": (1, False)}
+    samples = Samples()
+    plans = {"one worker": (1, True, 2000), "two workers": (2, True, 2000), "one worker, no echo": (1, False, 500)}
     for name, starting in one.started(dict.fromkeys(plans, lambda: one.ground.autoship(0, OMS_RATE_PER_S="0"))):
-        workers, echo = plans[name]
+        workers, echo, packages = plans[name]
+        count = one.size(packages)
         with starting as side:
             one.ground.begin(count, OMS_S, side if echo else None)
             one.ground.load(side, count)
@@ -182,6 +190,7 @@ def idle(one: Round) -> Samples:
 
 SCENARIOS: tuple[Callable[[Round], Samples], ...] = (
     stand_in,
+    called,
     acknowledged,
     hanging,
     drained,

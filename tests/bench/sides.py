@@ -18,7 +18,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from service import config as configuration
 from service.database import Database, Transaction, packages, sweep
+from service.oms import FixedToken, Oms
+from service.outcome import Command
 from service.policy import CaseState
 from service.sandbox import SANDBOX_SECRET, StandInOms
 from tests import postgres
@@ -101,6 +104,20 @@ class Ground:
         self.begin(calls)
         told = _load(Plan(self._oms_port, calls, asks_oms=True))
         return calls / (told.ended_at - told.began_at)
+
+    def three_calls_s(self, packages: int) -> float:
+        """The CPU seconds in which the OMS client reads, commands and reads back so many packages, one by one."""
+        self.begin(packages)
+        config = configuration.load(self._environment(self._server.url, {})).oms
+        oms, command = Oms(config, FixedToken(config.token)), Command(StandInOms().transition_id, None)
+        before_s = time.process_time()
+        for package_id in range(1, packages + 1):
+            oms.read(package_id)
+            oms.command(package_id, command)
+            oms.read(package_id)
+        taken_s = time.process_time() - before_s
+        oms.close()
+        return taken_s
 
     def statements(self, while_s: float) -> int:
         """How many statements PostgreSQL is asked to run in so many seconds from now."""
