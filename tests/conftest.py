@@ -124,8 +124,8 @@ def locked(database_url: str) -> Iterator[None]:
     blocker = Database(database_url, patience_s=60)
     with blocker.transaction() as transaction:  # all it takes on SQLite
         if not blocker.is_sqlite:
-            # In this order, as a delivery asks for its package first.
-            transaction.execute(sa.text("LOCK TABLE brakes, packages, deliveries, deployment"))
+            # In this order, as a delivery is stored before its package is hinted at.
+            transaction.execute(sa.text("LOCK TABLE brakes, deliveries, packages, deployment"))
         yield
 
 
