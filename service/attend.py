@@ -191,9 +191,9 @@ class Attendant:
         attempt = view.open_attempt
         if attempt is not None and (verdict.resolution is not None or verdict.read_back):
             journal.record_read_back(transaction, attempt, verdict.resolution)
-        learning = not self.settings.shipped_statuses and verdict.learned not in view.shipped_values
-        if learning and verdict.learned is not None:
-            journal.learn_shipped(self.database, transaction, view.case.package_id, verdict.learned)
+        new = not self.settings.shipped_statuses and verdict.learned not in view.shipped_values
+        if new and verdict.learned is not None:
+            journal.learn_shipped(transaction, view.case.package_id, verdict.learned)
 
     # The command gate: the last thing before a send. Lease and fence are checked by `worklist.renew`.
 

@@ -52,9 +52,9 @@ def accept(database: Database, delivery: Delivery, settings: Settings) -> Receip
     with database.transaction() as transaction:
         ignored = _ignored(transaction, delivery, settings)
         row = _row(delivery, "ignored" if ignored else "accepted", ignored)
-        duplicate, _ = _store(database, transaction, row)
+        duplicate, _ = _store(transaction, row)
         if ignored is None and not (duplicate and _standing(transaction, delivery.package_id)[0] is CaseState.SHIPPED):
-            worklist.hint(database, transaction, delivery.package_id, "webhook")
+            worklist.hint(transaction, delivery.package_id, "webhook")
     status = "duplicate" if duplicate else row["fate"]
     return Receipt(status, delivery.event_uuid, delivery.package_id, None if duplicate else ignored)
 
@@ -66,7 +66,7 @@ def put_aside(database: Database, unusable: Unusable, body: bytes) -> Receipt:
     """
     with database.transaction() as transaction:
         row = _row(unusable, "quarantined", unusable.reason)
-        duplicate, delivery_id = _store(database, transaction, row)
+        duplicate, delivery_id = _store(transaction, row)
         if not duplicate:
             _keep_body(transaction, delivery_id, body)
     return Receipt("duplicate" if duplicate else "quarantined", unusable.event_uuid, None, unusable.reason)
@@ -109,7 +109,7 @@ def retry(database: Database, delivery_id: int, settings: Settings) -> Receipt |
         transaction.execute(sa.update(deliveries).where(mine).values(row))
         transaction.execute(sa.delete(quarantine).where(quarantine.c.delivery_id == delivery_id))
         if ignored is None:
-            worklist.hint(database, transaction, read.package_id, "webhook")
+            worklist.hint(transaction, read.package_id, "webhook")
     return Receipt(row["fate"], read.event_uuid, read.package_id, ignored)
 
 
@@ -162,9 +162,9 @@ def _row(delivery: Delivery | Unusable, fate: str, reason: str | None) -> dict[s
     return row
 
 
-def _store(database: Database, transaction: Transaction, row: dict[str, Any]) -> tuple[bool, int]:
+def _store(transaction: Transaction, row: dict[str, Any]) -> tuple[bool, int]:
     """Whether the row was there already, and its id."""
-    stored = transaction.execute(database.built(_storing), row | {"seen": 1}).one()
+    stored = transaction.execute(transaction.database.built(_storing), row | {"seen": 1}).one()
     transaction.told(stored.last_seen_at)
     return stored.seen > 1, stored.delivery_id
 

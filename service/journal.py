@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from service.database import Database, Transaction, attempts, learned_shipped, timeline
+from service.database import Transaction, attempts, learned_shipped, timeline
 from service.outcome import Command, CommandAnswer, Refused, Unauthorised
 from service.policy import Attempt, Note, Outcome, Resolution
 
@@ -130,7 +130,7 @@ def attempt_rows(transaction: Transaction, package_id: int) -> Sequence[sa.RowMa
     return transaction.execute(query).mappings().all()
 
 
-def learn_shipped(database: Database, transaction: Transaction, package_id: int, state_value: str) -> None:
+def learn_shipped(transaction: Transaction, package_id: int, state_value: str) -> None:
     """Remembers what a package showed on the first read-back after a clean 2xx.
 
     Once for each package, also where a holder that lost its lease learns the same at the same moment.
@@ -138,7 +138,7 @@ def learn_shipped(database: Database, transaction: Transaction, package_id: int,
     shown = sa.select(sa.func.count()).where(learned_shipped.c.state_value == state_value)
     if transaction.execute(shown).scalar_one() < PACKAGES_TO_LEARN_FROM:
         row = {"package_id": package_id, "state_value": state_value, "at": transaction.now}
-        transaction.execute(database.insert(learned_shipped).values(row).on_conflict_do_nothing())
+        transaction.execute(transaction.database.insert(learned_shipped).values(row).on_conflict_do_nothing())
 
 
 def shipped_values_learned(transaction: Transaction) -> frozenset[str]:

@@ -67,7 +67,7 @@ def recheck(database: Database, package_id: int, word: Word = NO_WORD) -> Acted:
     with database.transaction() as transaction:
         row = worklist.find(transaction, package_id)
         if row is None:
-            worklist.hint(database, transaction, package_id, "operator")
+            worklist.hint(transaction, package_id, "operator")
         elif row["reason"] == Reason.ACCEPTED_BUT_STILL_PACKED:
             journal.give_up_open(transaction, package_id)
         _note(transaction, package_id, word.added_to("asked to look again" if row else "asked to look"))

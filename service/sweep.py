@@ -121,7 +121,8 @@ class Sweeper:
 
         `adopt` takes on all that no webhook announced. Raises `DatabaseUnavailable`.
         """
-        turn = self._take_turn(at_once or adopt) if at_once or adopt or self._is_due() else None
+        at_once = at_once or adopt
+        turn = self._take_turn(at_once) if at_once or self._is_due() else None
         if turn is None:
             return None
         try:
@@ -230,9 +231,9 @@ class Sweeper:
             backlog = [] if may_adopt is None else unannounced[may_adopt:]
             for one in found:
                 if one in backlog:
-                    worklist.put_in_backlog(self._database, transaction, one.package_id)
+                    worklist.put_in_backlog(transaction, one.package_id)
                 else:
-                    worklist.hint(self._database, transaction, one.package_id, "sweep")
+                    worklist.hint(transaction, one.package_id, "sweep")
                 journal.note(transaction, one.package_id, [Note("sweep", f"listed as Packed: {one.why}")])
             progress = {
                 "cursor": page.cursor,

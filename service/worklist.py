@@ -60,7 +60,7 @@ class Claim:
     claimed_at: datetime
 
 
-def hint(database: Database, transaction: Transaction, package_id: int, source: str) -> None:
+def hint(transaction: Transaction, package_id: int, source: str) -> None:
     """Says "look at this package": soon, but not within a second of the last look.
 
     Never touches what a command has to wait for, a budget or a held case.
@@ -77,14 +77,14 @@ def hint(database: Database, transaction: Transaction, package_id: int, source: 
         "created_at": now,
         "changed_at": now,
     }
-    transaction.execute(database.built(_hinting), row | {"within_a_second": now + MIN_LOOK_INTERVAL})
+    transaction.execute(transaction.database.built(_hinting), row | {"within_a_second": now + MIN_LOOK_INTERVAL})
 
 
-def put_in_backlog(database: Database, transaction: Transaction, package_id: int) -> None:
+def put_in_backlog(transaction: Transaction, package_id: int) -> None:
     """A package that no webhook announced waits for `sweep --adopt`, or for its webhook."""
     now = transaction.now
     row = {"package_id": package_id, "first_hint": "sweep", "created_at": now, "changed_at": now}
-    insert = database.insert(packages).values(
+    insert = transaction.database.insert(packages).values(
         **row, state=CaseState.WAITING, reason=Reason.BACKLOG_TO_CONFIRM, hint_seq=0, hinted=False
     )
     transaction.execute(insert.on_conflict_do_nothing())

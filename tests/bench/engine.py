@@ -46,7 +46,7 @@ class Rows:
     def enqueue(self, count: int) -> None:
         for package_id in range(1, count + 1):
             with self.database.transaction() as transaction:
-                worklist.hint(self.database, transaction, package_id, "webhook")
+                worklist.hint(transaction, package_id, "webhook")
 
     def drain(self, count: int) -> None:
         busy: set[Future[None]] = set()

@@ -58,7 +58,7 @@ class Floor:
 
     def hint(self, package_id: int) -> None:
         with self.store.transaction() as transaction:
-            worklist.hint(self.store, transaction, package_id, "webhook")
+            worklist.hint(transaction, package_id, "webhook")
 
     def look(self) -> int:
         """Looks once at everything that is due; how much that was."""

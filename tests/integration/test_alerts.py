@@ -362,7 +362,7 @@ def test_the_web_process_tells_a_real_target_and_refuses_one_it_does_not_know(
             pass
 
     with database.transaction() as transaction:
-        worklist.put_in_backlog(database, transaction, 73)
+        worklist.put_in_backlog(transaction, 73)
         transaction.execute(sa.update(packages).values(number="canary"))
     variables = {**MINIMAL, "DATABASE_URL": database_url}
     refused = commands.autoship("web", cwd=tmp_path, **variables, ALERT_URLS="canary://canary")

@@ -55,7 +55,7 @@ def at_oms(oms: FaultyOms, database_url: str) -> Iterator[dict[str, str]]:
 def stored(database: Database, package_id: int, **columns: Any) -> None:
     """A package we know, with these columns."""
     with database.transaction() as transaction:
-        worklist.hint(database, transaction, package_id, "webhook")
+        worklist.hint(transaction, package_id, "webhook")
         changed = sa.update(packages).where(packages.c.package_id == package_id)
         transaction.execute(changed.values(due_at=None, **columns))
 

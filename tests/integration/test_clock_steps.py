@@ -140,7 +140,7 @@ def behind_the_breaker(time: Time, package_id: int) -> None:
 def rate_used_up(time: Time, package_id: int) -> None:
     for other in range(1, 31):
         with time.floor.store.transaction() as transaction:
-            worklist.hint(time.floor.store, transaction, other, "webhook")
+            worklist.hint(transaction, other, "webhook")
     worklist.claim(time.floor.store, 30, 30, time.floor.config.lease, 10)
 
 

@@ -74,7 +74,7 @@ def test_attempts_of_closed_cases_go_but_for_the_last_of_an_episode_and_open_one
     store: Database, clock: Clock, state: str, resolutions: list[Resolution | None], kept: int
 ) -> None:
     with store.transaction() as transaction:
-        worklist.hint(store, transaction, 73, "webhook")
+        worklist.hint(transaction, 73, "webhook")
         transaction.execute(sa.update(packages).values(state=state))
         for episode in (1, 2):
             for resolution in resolutions:

@@ -25,7 +25,7 @@ SECOND = timedelta(seconds=1)
 def hint(store: Database, *package_ids: int) -> None:
     for package_id in package_ids:
         with store.transaction() as transaction:
-            worklist.hint(store, transaction, package_id, "webhook")
+            worklist.hint(transaction, package_id, "webhook")
 
 
 def claim(store: Database, most: int = 8, relooks: int = 4, rate: float = 0) -> dict[int, Claim]:
@@ -273,11 +273,11 @@ def test_behind_an_open_breaker_one_probe_at_a_time_is_admitted(store: Database,
 def test_a_learned_shipped_value_needs_three_packages(store: Database) -> None:
     for package_id in (1, 1, 2):
         with store.transaction() as transaction:
-            journal.learn_shipped(store, transaction, package_id, "737")
+            journal.learn_shipped(transaction, package_id, "737")
     with store.reading() as transaction:
         assert journal.shipped_values_learned(transaction) == frozenset()
     with store.transaction() as transaction:
-        journal.learn_shipped(store, transaction, 3, "737")
+        journal.learn_shipped(transaction, 3, "737")
     with store.reading() as transaction:
         assert journal.shipped_values_learned(transaction) == {"737"}
 
@@ -286,7 +286,7 @@ def test_a_learned_shipped_value_needs_three_packages(store: Database) -> None:
 def test_a_zombie_and_its_heir_may_learn_from_one_package_at_the_same_moment(store: Database) -> None:
     def learn() -> None:
         with store.transaction() as transaction:
-            journal.learn_shipped(store, transaction, 73, "737")
+            journal.learn_shipped(transaction, 73, "737")
 
     def waits() -> bool:
         query = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
@@ -295,7 +295,7 @@ def test_a_zombie_and_its_heir_may_learn_from_one_package_at_the_same_moment(sto
 
     with ThreadPoolExecutor() as pool:
         with store.transaction() as transaction:
-            journal.learn_shipped(store, transaction, 73, "737")
+            journal.learn_shipped(transaction, 73, "737")
             heir = pool.submit(learn)
             eventually(waits)
         heir.result(timeout=30)

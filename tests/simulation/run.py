@@ -160,7 +160,7 @@ class Simulation:
             for package_id, package in self.oms.packages.items():
                 row = rows.get(package_id)
                 if package.state == PACKED and (row is None or not (row["held"] or row["reason"] == Reason.RULE)):
-                    worklist.hint(self.database, transaction, package_id, "sweep")
+                    worklist.hint(transaction, package_id, "sweep")
         self._wake(0.0)
 
     # The workers: as many looks at once as there are.

@@ -90,7 +90,7 @@ def one_read_opens_an_episode(patch: pytest.MonkeyPatch) -> None:
 def uuids_unknown(patch: pytest.MonkeyPatch) -> None:
     """The same event is a new one each time it arrives."""
     store, no_uuid = inbox._store, {"event_uuid": None}
-    patch.setattr(inbox, "_store", lambda database, transaction, row: store(database, transaction, {**row, **no_uuid}))
+    patch.setattr(inbox, "_store", lambda transaction, row: store(transaction, {**row, **no_uuid}))
 
 
 # Acknowledged, and applied only later: long enough in Packed for an outdated node to show it so once it is closed.
