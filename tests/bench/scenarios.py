@@ -215,6 +215,7 @@ def full_store(scale: float, rounds: int) -> dict[str, list[float]]:
 def _solutions(ground: Ground) -> Sides:
     return {
         "Autoship": lambda: ground.autoship(OMS_RATE_PER_S="0"),
+        "the least": ground.floor,
         "Celery": ground.textbook,
         "naive Flask": ground.naive,
     }

@@ -19,12 +19,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from service import config as configuration
-from service.database import Database, Transaction, packages, sweep
+from service.database import Database, Transaction, sweep
 from service.oms import FixedToken, Oms
 from service.outcome import Command
-from service.policy import CaseState
 from service.sandbox import SANDBOX_SECRET, StandInOms
 from tests import postgres
+from tests.bench import floor
 from tests.bench.load import PATH, Plan, Told
 from tests.bench.oms import BENCH
 from tests.processes import wait_until
@@ -44,6 +44,7 @@ class Side:
     processes: list[Member]
     store: int | None = None
     place: Database | None = None
+    shipped_at: str = "SELECT changed_at / 1e6 FROM packages WHERE state = 'shipped'"
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def pids(self) -> set[int]:
@@ -59,11 +60,10 @@ class Side:
     def shipped(self) -> tuple[int, float]:
         """How many packages are known to be shipped, and when the last of them became so."""
         if self.place is None:
-            raise TypeError("only Autoship knows what became of a package")
-        query = sa.select(packages.c.changed_at).where(packages.c.state == CaseState.SHIPPED)
+            raise TypeError("it does not know what became of a package")
         with self.place.reading() as transaction:
-            moments = transaction.execute(query).scalars().all()
-        return len(moments), max(moments).timestamp() if moments else 0.0
+            moments = transaction.execute(sa.text(self.shipped_at)).scalars().all()
+        return len(moments), float(max(moments, default=0.0))
 
 
 class Ground:
@@ -139,7 +139,7 @@ class Ground:
             database.migrate(environment["OMS_BASE_URL"])
             members.append(Member("web", ["service", "web"], environment, self._new_folder(), port))
             members[0].wait_until_ready()
-            side = Side(port, members, self._postmaster, database, environment)
+            side = Side(port, members, self._postmaster, database, environment=environment)
             self.add_workers(side, workers)
             yield side
             database.dispose()
@@ -189,6 +189,20 @@ class Ground:
             members.append(Member("celery", list(_CELERY), environment, self._new_folder()))
             members[-1].wait_until_ready()
             yield Side(port, members, redis.pid)
+
+    @contextmanager
+    def floor(self) -> Iterator[Side]:
+        """The least that keeps the promises, on PostgreSQL."""
+        with postgres.database(self._server.url) as url:
+            environment = self._environment(url, {})
+            floor.prepare(environment["DATABASE_URL"])
+            variables = {"DATABASE_URL": environment["DATABASE_URL"]}
+            with self._flask("tests.bench.floor:create_app()", variables) as (port, members):
+                members.append(Member("floor", ["tests.bench.floor"], environment, self._new_folder()))
+                members[-1].wait_until_ready()
+                place = Database(url)
+                yield Side(port, members, self._postmaster, place, floor.SHIPPED_AT)
+                place.dispose()
 
     @contextmanager
     def _flask(self, app: str, variables: dict[str, str]) -> Iterator[tuple[int, list[Member]]]:
