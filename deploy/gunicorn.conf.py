@@ -3,7 +3,7 @@ add web processes by the platform's own means."""
 
 import os
 
-from service import __version__, alerts, logs, watch
+from service import __version__, alerts, garbage, logs, watch
 from service import config as configuration
 from service.database import Database
 from service.server import STARTED
@@ -35,3 +35,4 @@ def post_worker_init(worker: object) -> None:
     config = configuration.load(configuration.environment())
     over_workers = watch.start(Database(config.database_url))
     alerts.start(config, lambda: over_workers.cause)
+    garbage.settle()

@@ -25,7 +25,7 @@ _OPENED = sa.insert(attempts).returning(attempts)
 _RESOLVED = sa.update(attempts).where(attempts.c.attempt_id == sa.bindparam("mine"))
 _ANSWERED = _RESOLVED.where(attempts.c.resolution.is_(None))
 _READ_BACK = _RESOLVED.values(read_backs=attempts.c.read_backs + 1)
-_NOTED = sa.insert(timeline)
+_NOTED = sa.insert(timeline).inline()  # nobody needs the key
 _LEARNED = (
     sa.select(learned_shipped.c.state_value)
     .group_by(learned_shipped.c.state_value)

@@ -16,7 +16,7 @@ from types import FrameType
 
 import sqlalchemy as sa
 
-from service import __version__, logs, retention, worklist
+from service import __version__, garbage, logs, retention, worklist
 from service.attend import Attendant
 from service.config import Config
 from service.database import Database, workers
@@ -236,6 +236,7 @@ def run(config: Config, database: Database) -> None:
     """
     worker = Worker(config, database, f"{socket.gethostname()}:{os.getpid()}")
     on_signals(worker.stop)
+    garbage.settle()
     worker.run()
 
 

@@ -11,7 +11,7 @@ import hmac
 import os
 import threading
 import time
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import httpx
 import psycopg
@@ -29,7 +29,8 @@ _SCHEMA = """
     CREATE TABLE floor_attempts (package_id bigint PRIMARY KEY, status int)
 """
 _STORED = """
-    WITH delivery AS (INSERT INTO floor_deliveries VALUES (%s) ON CONFLICT DO NOTHING), told AS (SELECT pg_notify('floor', ''))
+    WITH delivery AS (INSERT INTO floor_deliveries VALUES (%s) ON CONFLICT DO NOTHING),
+    told AS (SELECT pg_notify('floor', ''))
     INSERT INTO floor_packages SELECT %s, now(), 'waiting', now() FROM told ON CONFLICT DO NOTHING
 """
 _CLAIMED = """
@@ -42,7 +43,9 @@ _ANSWERED = """
     WITH answer AS (UPDATE floor_attempts SET status = %s WHERE package_id = %s)
     UPDATE floor_packages SET due_at = now() + %s * interval '1 second', state = 'commanded' WHERE package_id = %s
 """
-_SHIPPED = "UPDATE floor_packages SET due_at = NULL, state = 'shipped', changed_at = clock_timestamp() WHERE package_id = %s"
+_SHIPPED = (
+    "UPDATE floor_packages SET due_at = NULL, state = 'shipped', changed_at = clock_timestamp() WHERE package_id = %s"
+)
 SHIPPED_AT = "SELECT extract(epoch FROM changed_at) FROM floor_packages WHERE state = 'shipped'"
 
 
@@ -105,7 +108,7 @@ class Worker:
             time.sleep(0.002)
             while True:
                 self._free += self._events.get_nowait()
-        except Exception:
+        except Empty:
             return
 
     def _listen(self) -> None:

@@ -35,6 +35,15 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _GUNICORN = ("gunicorn", "--config", os.fspath(Path(__file__).with_name("gunicorn_settings.py")))
 _CELERY = ("celery", "--app", "tests.bench.textbook:queue", "worker", "--loglevel=INFO", f"--concurrency={AT_ONCE}")
 
+# A claim raises the fence and gives a lease from the moment on at which the rate was taken.
+_NOTING_CLAIMS = (
+    "CREATE TABLE claims (at bigint)",
+    """CREATE FUNCTION note_claim() RETURNS trigger LANGUAGE plpgsql AS
+       $$ BEGIN INSERT INTO claims VALUES (NEW.leased_until); RETURN NULL; END $$""",
+    """CREATE TRIGGER noting_claims AFTER UPDATE OF fence ON packages FOR EACH ROW
+       WHEN (NEW.fence > OLD.fence AND NEW.leased_until IS NOT NULL) EXECUTE FUNCTION note_claim()""",
+)
+
 
 @dataclass(frozen=True)
 class Side:
@@ -64,6 +73,21 @@ class Side:
         with self.place.reading() as transaction:
             moments = transaction.execute(sa.text(self.shipped_at)).scalars().all()
         return len(moments), float(max(moments, default=0.0))
+
+    def note_claims(self) -> None:
+        """From now on the database remembers when each package was taken up, by the worker's own count of time."""
+        if self.place is None:
+            raise TypeError("only Autoship claims")
+        with self.place.transaction() as transaction:
+            for statement in _NOTING_CLAIMS:
+                transaction.execute(sa.text(statement))
+
+    def claimed_at(self) -> list[float]:
+        """Those moments, in their order, as seconds since the epoch."""
+        if self.place is None:
+            raise TypeError("only Autoship claims")
+        with self.place.reading() as transaction:
+            return list(map(float, transaction.execute(sa.text("SELECT at / 1e6 FROM claims ORDER BY at")).scalars()))
 
 
 class Ground:
