@@ -15,7 +15,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -30,6 +30,9 @@ from tests.conftest import MINIMAL, SECRET, a_document
 from tests.processes import web_process
 
 Seconds = Mapping[str, Sequence[float]]
+ACKNOWLEDGED, EXPLAINED = "a webhook's acknowledgement", "`GET /api/v1/packages/ID`"
+CLAIMED = 8
+CLAIM = f"a claim of {CLAIMED}"
 ADMIN = {"ADMIN_TOKEN": "admin-token"}
 BEARER = {"Authorization": "Bearer admin-token"}
 # The webhooks of packages that nobody has heard of.
@@ -56,13 +59,13 @@ def questions(url: str, finished: int, folder: Path) -> Iterator[Mapping[str, Ca
             "`autoship shadow-report`": lambda: run("shadow-report"),
             "`autoship quarantine`": lambda: run("quarantine"),
             "`autoship resume`": lambda: run("resume"),
-            "`GET /api/v1/packages/ID`": lambda: _get(client, f"/api/v1/packages/{middle}"),
+            EXPLAINED: lambda: _get(client, f"/api/v1/packages/{middle}"),
             "`GET /api/v1/packages?state=waiting`": lambda: _get(client, "/api/v1/packages?state=waiting"),
             "`GET /api/v1/packages?reason=refused`": lambda: _get(client, "/api/v1/packages?reason=refused"),
             "`GET /api/v1/status`": lambda: _get(client, "/api/v1/status"),
             "`GET /metrics`": lambda: _get(client, "/metrics"),
-            "a webhook's acknowledgement": lambda: _deliver(client),
-            "a claim of 8": lambda: worklist.claim(database, 8, 4, timedelta(seconds=60), rate_per_s=0),
+            ACKNOWLEDGED: lambda: _deliver(client),
+            CLAIM: lambda: worklist.claim(database, CLAIMED, CLAIMED, timedelta(seconds=60), rate_per_s=0),
         }
     database.dispose()
 
@@ -87,9 +90,15 @@ def stores(database: str | None, folder: Path) -> Iterator[tuple[str, str]]:
         yield stack.enter_context(postgres.database(at)), stack.enter_context(postgres.database(at))
 
 
-def measured(finished: int, waiting: int, rounds: int, database: str | None) -> tuple[Seconds, Seconds]:
-    """Fills, and asks everything of the empty store and of the full one."""
-    sizes = {"empty": (1, 100), "full": (finished, waiting)}
+def measured(
+    finished: int, waiting: int, rounds: int, database: str | None, only: Collection[str] = ()
+) -> tuple[Seconds, Seconds]:
+    """Fills, and asks everything, or `only` some of it, of the empty store and of the full one.
+
+    The empty one has no more than one finished package, and those that will be claimed.
+    """
+    due = CLAIMED * rounds  # of those that wait not quite half are
+    sizes = {"empty": (1, max(100, 3 * due)), "full": (finished, waiting)}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoship-million-")))
         urls = stack.enter_context(stores(database, folder))
@@ -103,7 +112,7 @@ def measured(finished: int, waiting: int, rounds: int, database: str | None) -> 
             asked[name] = stack.enter_context(questions(url, counts[0], folder / name))
         # Turn by turn, so that whatever else this machine does meets both.
         seconds: dict[str, dict[str, list[float]]] = {name: {one: [] for one in asked[name]} for name in sizes}
-        for question, _ in itertools.product(asked["full"], range(rounds)):
+        for question, _ in itertools.product(only or asked["full"], range(rounds)):
             for name in sizes:
                 seconds[name][question].append(_timed(asked[name][question]))
     return seconds["empty"], seconds["full"]

@@ -23,9 +23,9 @@ LIMIT_PER_S = 20
 LEAST = "the least"
 THREE_CALLS = "CPU ms: the three calls of a package alone"
 _OF_A_STORE = {
-    "one acknowledged": "a webhook's acknowledgement",
-    "one claimed": "a claim of 8",
-    "one explained": "`GET /api/v1/packages/ID`",
+    "one acknowledged": million.ACKNOWLEDGED,
+    "one claimed": million.CLAIM,
+    "one explained": million.EXPLAINED,
 }
 _HANGS_S = 3600.0
 _FINISHED_WITHIN_S = 900.0
@@ -208,7 +208,8 @@ SCENARIOS: tuple[Callable[[Round], Samples], ...] = (
 
 def full_store(scale: float, rounds: int) -> dict[str, list[float]]:
     """What one client is answered in a second by a store of years and by an empty one, in turn."""
-    stores = million.measured(int(1_000_000 * scale), int(100_000 * scale), 5 * rounds, "postgres")
+    sizes, asked = (int(1_000_000 * scale), int(100_000 * scale)), 5 * rounds
+    stores = million.measured(*sizes, asked, "postgres", _OF_A_STORE.values())
     return {
         f"{name}/s: {state}": [1 / seconds for seconds in store[question]]
         for state, store in zip(("empty", "full"), stores, strict=True)
