@@ -23,6 +23,8 @@ PACKAGES = "/api/v1/oms/packages/"
 # Else the sweep would find packages before their webhooks are sent.
 NOTHING_LISTED = Response(200, b'{"count": 0, "next": null, "previous": null, "results": []}')
 
+Line = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 
 @dataclass
 class Asked:
@@ -75,12 +77,24 @@ class Oms:
         return answer
 
     async def _send(self) -> None:
-        target = urlsplit(self._echo or "")
-        reader, writer = await asyncio.open_connection(target.hostname, target.port)
+        line: Line | None = None
         while True:
-            writer.write(await self._webhooks.get())
-            head = await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0]))
+            webhook = await self._webhooks.get()
+            try:
+                line = await self._sent(webhook, line)
+            except (
+                ConnectionError,
+                asyncio.IncompleteReadError,
+            ):  # closed meanwhile, as nothing had been sent for long
+                line = await self._sent(webhook, None)
+
+    async def _sent(self, webhook: bytes, line: Line | None) -> Line:
+        target = urlsplit(self._echo or "")
+        reader, writer = line or await asyncio.open_connection(target.hostname, target.port)
+        writer.write(webhook)
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0]))
+        return reader, writer
 
 
 class Connection(asyncio.Protocol):
