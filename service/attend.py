@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from service import brakes, inbox, journal, logs, policy, worklist
 from service.brakes import Operation
@@ -105,9 +105,7 @@ class Attendant:
             _LEASE_LOST.emit(package_id=claimed.case.package_id, fence=claimed.fence)
 
     def _attend(self, claimed: Claim) -> None:
-        case, began_at = claimed.case, claimed.claimed_at
-        with self.database.reading() as transaction:
-            attempts = journal.attempts_of(transaction, case.package_id, case.episode)
+        case, attempts, began_at = claimed.case, claimed.attempts, claimed.claimed_at
         unanswered = next((one for one in attempts if one.outcome is None and one.resolution is None), None)
         if unanswered is not None and began_at < unanswered.deadline_at:
             # Another process may still be sending this very command.
@@ -118,7 +116,7 @@ class Attendant:
         log = None
         if policy.needs_transition_log(case, attempts, reading, self.settings):
             log = self.oms.transition_log(case.package_id)
-        send = self._decide(claimed, attempts, reading, log, began_at, read_ended)
+        send = self._decide(claimed, reading, log, read_ended)
         if send is not None:
             self._send(claimed, send)
 
@@ -129,17 +127,15 @@ class Attendant:
     def _decide(
         self,
         claimed: Claim,
-        attempts: tuple[Attempt, ...],
         reading: Reading,
         log: tuple[LoggedTransition, ...] | None,
-        began_at: datetime,
         read_ended: float,
     ) -> _Send | None:
         """One transaction: the verdict with all its traces and, if it commands, the attempt's row."""
         package_id, attempt = claimed.case.package_id, None
         with self.database.transaction() as transaction:
             brake = brakes.note_answer(transaction, package_id, Operation.READ, reading)
-            view = self._view(transaction, claimed.case, attempts, reading, log, began_at)
+            view = self._view(transaction, claimed, reading, log)
             verdict = decided = policy.decide(view, reading)
             if decided.command is not None:
                 shut = self._gate_is_shut(transaction, decided.case, read_ended)
@@ -159,27 +155,25 @@ class Attendant:
     def _view(
         self,
         transaction: Transaction,
-        case: Case,
-        attempts: tuple[Attempt, ...],
+        claimed: Claim,
         reading: Reading,
         log: tuple[LoggedTransition, ...] | None,
-        began_at: datetime,
     ) -> View:
         settings = self.settings
         view = View(
-            case=case,
+            case=claimed.case,
             settings=settings,
             now=transaction.now,
             jitter=self.jitter(),
-            read_began_at=began_at,
-            attempts=attempts,
+            read_began_at=claimed.claimed_at,
+            attempts=claimed.attempts,
             log=log,
         )
         state = reading.state if isinstance(reading, PackageSnapshot) else None
         if state is None or policy.is_packed(state, settings):
             return view
-        sent_at = journal.last_send(attempts)
-        shipped, cancelled = inbox.signed_events(transaction, case.package_id, sent_at, state.value)
+        sent_at = journal.last_send(claimed.attempts)
+        shipped, cancelled = inbox.signed_events(transaction, claimed.case.package_id, sent_at, state.value)
         return replace(
             view,
             shipped_values=settings.shipped_statuses or journal.shipped_values_learned(transaction),

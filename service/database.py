@@ -274,7 +274,7 @@ deployment = sa.Table(
 )
 
 _CLOCK = sa.select(sa.func.clock_timestamp())
-Inserting = Callable[[sa.Table], postgresql.Insert | sqlite.Insert]
+Insert = postgresql.Insert | sqlite.Insert
 
 
 @dataclass
@@ -339,12 +339,12 @@ class Database:
         return 0.5 if self.is_sqlite else 1.0
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """One transaction that writes, committed at the end of the block.
+    def transaction(self, *, of_one_statement: bool = False) -> Iterator[Transaction]:
+        """One transaction that writes, committed at the end of the block, or with its one statement.
 
         Raises `DatabaseUnavailable` where it cannot be finished.
         """
-        with self._transaction(read_only=False) as transaction:
+        with self._transaction(self._on_its_own if of_one_statement else {}) as transaction:
             yield transaction
         if transaction.wakes_workers and not self.is_sqlite:
             self._bell.ring()
@@ -355,15 +355,14 @@ class Database:
 
         Raises `DatabaseUnavailable`.
         """
-        with self._transaction(read_only=True) as transaction:
+        with self._transaction({"read_only": True} | self._on_its_own) as transaction:
             yield transaction
 
     @contextmanager
-    def _transaction(self, *, read_only: bool) -> Iterator[Transaction]:
+    def _transaction(self, options: dict[str, Any]) -> Iterator[Transaction]:
         try:
             with self._engine.connect() as connection:
-                if read_only:
-                    connection = connection.execution_options(**self._reading_options)
+                connection.execution_options(**options)
                 with connection.begin():
                     yield Transaction(connection, self)
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as problem:
@@ -372,12 +371,12 @@ class Database:
             raise DatabaseUnavailable(f"the database cannot be used: {_first_line(problem)}") from problem
 
     @property
-    def _reading_options(self) -> dict[str, Any]:
-        # AUTOCOMMIT spares a BEGIN and a COMMIT.
-        return {"read_only": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+    def _on_its_own(self) -> dict[str, Any]:
+        # Each statement by itself, which spares a BEGIN and a COMMIT and so two round trips; SQLite has none.
+        return {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
 
     @property
-    def insert(self) -> Inserting:
+    def insert(self) -> Callable[[sa.Table], Insert]:
         """INSERT of this dialect, which has `on_conflict_do_update`."""
         return sqlite.insert if self.is_sqlite else postgresql.insert
 

@@ -50,7 +50,7 @@ def stored(database: Database, package_id: int) -> dict[str, Any] | None:
         if row is None:
             return None
         case = worklist.case_of(row)
-        attempts = [_attempt(attempt) for attempt in journal.attempt_rows(transaction, package_id)]
+        attempts = [_attempt(attempt) for attempt in journal.attempts_of(transaction, [package_id])]
         advice = _advice(MEANINGS[case.state, case.reason][1], package_id)
         held_back = brakes.read(transaction).against_command(package_id, transaction.now)
         return _frame(case, _summary(case, attempts, held_back), advice) | {

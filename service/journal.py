@@ -16,12 +16,22 @@ PACKAGES_TO_LEARN_FROM = 3
 # Stands where the package would in the timeline of the service itself.
 SERVICE = 0
 
-_OF_EPISODE = (
+_OF_PACKAGES = (
     sa.select(attempts)
-    .where(attempts.c.package_id == sa.bindparam("package_id"), attempts.c.episode == sa.bindparam("episode"))
+    .where(attempts.c.package_id.in_(sa.bindparam("package_ids", expanding=True)))
     .order_by(attempts.c.attempt_id)
 )
-_OPENED = sa.insert(attempts).returning(attempts)
+_NEW = ("package_id", "episode", "fence", "transition_id", "slug", "started_at", "deadline_at")
+_OPEN = sa.exists().where(
+    attempts.c.package_id == sa.bindparam("package_id"),
+    attempts.c.episode == sa.bindparam("episode"),
+    attempts.c.resolution.is_(None),
+)
+_OPENED = (
+    sa.insert(attempts)
+    .from_select(_NEW, sa.select(*(sa.bindparam(name, type_=attempts.c[name].type) for name in _NEW)).where(~_OPEN))
+    .returning(attempts.c.attempt_id)
+)
 _RESOLVED = sa.update(attempts).where(attempts.c.attempt_id == sa.bindparam("mine"))
 _ANSWERED = _RESOLVED.where(attempts.c.resolution.is_(None))
 _READ_BACK = _RESOLVED.values(read_backs=attempts.c.read_backs + 1)
@@ -33,28 +43,38 @@ _LEARNED = (
 )
 
 
-def attempts_of(transaction: Transaction, package_id: int, episode: int) -> tuple[Attempt, ...]:
-    """The attempts of one episode, oldest first."""
-    found = transaction.execute(_OF_EPISODE, {"package_id": package_id, "episode": episode})
-    return tuple(_attempt(row) for row in found.mappings())
+def attempts_of(transaction: Transaction, package_ids: Sequence[int]) -> Sequence[sa.RowMapping]:
+    """All attempts of some packages with the OMS's words, oldest first."""
+    return transaction.execute(_OF_PACKAGES, {"package_ids": package_ids}).mappings().all()
+
+
+def of_episode(rows: Iterable[sa.RowMapping], package_id: int, episode: int) -> tuple[Attempt, ...]:
+    """The attempts of one episode of a package among these rows.
+
+    Raises `ValueError` for what this version cannot read.
+    """
+    wanted = (package_id, episode)
+    return tuple(_attempt(row) for row in rows if (row["package_id"], row["episode"]) == wanted)
 
 
 def open_attempt(
     transaction: Transaction, package_id: int, episode: int, fence: int, command: Command, deadline: timedelta
 ) -> Attempt | None:
     """The row of an attempt that is about to be sent, or None where one of this episode is open already."""
-    if any(attempt.resolution is None for attempt in attempts_of(transaction, package_id, episode)):
-        return None
+    now = transaction.now
     row = {
         "package_id": package_id,
         "episode": episode,
         "fence": fence,
         "transition_id": command.transition_id,
         "slug": command.slug,
-        "started_at": transaction.now,
-        "deadline_at": transaction.now + deadline,
+        "started_at": now,
+        "deadline_at": now + deadline,
     }
-    return _attempt(transaction.execute(_OPENED, row).mappings().one())
+    opened = transaction.execute(_OPENED, row).scalar()
+    if opened is None:
+        return None
+    return Attempt(attempt_id=opened, episode=episode, command=command, started_at=now, deadline_at=now + deadline)
 
 
 def record_answer(transaction: Transaction, attempt: Attempt, answer: CommandAnswer) -> None:
@@ -121,12 +141,6 @@ def entered_at(transaction: Transaction, package_ids: Sequence[int], state: str)
 def newest_of_service(transaction: Transaction, limit: int) -> Sequence[sa.RowMapping]:
     """The service's own timeline, newest first."""
     query = sa.select(timeline).where(timeline.c.package_id == SERVICE).order_by(timeline.c.at.desc()).limit(limit)
-    return transaction.execute(query).mappings().all()
-
-
-def attempt_rows(transaction: Transaction, package_id: int) -> Sequence[sa.RowMapping]:
-    """All attempts of a package with the OMS's words, oldest first."""
-    query = sa.select(attempts).where(attempts.c.package_id == package_id).order_by(attempts.c.attempt_id)
     return transaction.execute(query).mappings().all()
 
 

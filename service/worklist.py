@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
-from service import brakes, logs
+from service import brakes, journal, logs
 from service.database import (
     Database,
+    Insert,
     Instant,
     Transaction,
     attempts,
@@ -23,7 +24,7 @@ from service.database import (
     workers,
 )
 from service.database import brakes as brakes_table
-from service.policy import Case, CaseState, Check, Evidence, Reason
+from service.policy import Attempt, Case, CaseState, Check, Evidence, Reason
 from service.wire import StateValue, id_in
 
 MIN_LOOK_INTERVAL = timedelta(seconds=1)
@@ -32,6 +33,8 @@ CLOCK_STEP = timedelta(hours=3)
 _SAME_TIME = timedelta(seconds=30)
 # States in which a person may say to leave a package alone.
 DISMISSIBLE = (CaseState.WAITING, CaseState.WOULD_SHIP, CaseState.NEEDS_ATTENTION)
+_HINTED = {"state": CaseState.WAITING, "hint_seq": 1, "hinted": True}
+_HINTED_AT = ("due_at", "created_at", "changed_at")
 _OMS_TIMES = {"modified_at", "left_modified_at"}
 # Instants that may rightly be in the future; all others say when something was.
 _PLANNED = {
@@ -48,7 +51,7 @@ _FOLLOW_THE_CLOCK = (brakes_table, deliveries, packages, attempts, workers, swee
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to work on a package, for as long as its lease from `claimed_at` on.
+    """The right to work on a package, for as long as its lease from `claimed_at` on, and its episode's attempts.
 
     Every write of its holder names the fence.
     """
@@ -58,6 +61,7 @@ class Claim:
     hint_seq: int
     hinted: bool
     claimed_at: datetime
+    attempts: tuple[Attempt, ...]
 
 
 def hint(transaction: Transaction, package_id: int, source: str) -> None:
@@ -66,18 +70,23 @@ def hint(transaction: Transaction, package_id: int, source: str) -> None:
     Never touches what a command has to wait for, a budget or a held case.
     """
     transaction.wake_workers()
-    now = transaction.now
-    row = {
-        "package_id": package_id,
-        "state": CaseState.WAITING,
-        "hint_seq": 1,
-        "hinted": True,
-        "due_at": now,
-        "first_hint": source,
-        "created_at": now,
-        "changed_at": now,
-    }
-    transaction.execute(transaction.database.built(_hinting), row | {"within_a_second": now + MIN_LOOK_INTERVAL})
+    row = _HINTED | {"package_id": package_id, "first_hint": source} | dict.fromkeys(_HINTED_AT, transaction.now)
+    transaction.execute(transaction.database.built(_hinting), row)
+
+
+def hinting(
+    database: Database,
+    package_id: sa.ColumnElement[int],
+    source: str,
+    now: sa.ColumnElement[datetime],
+    where: sa.ColumnElement[bool],
+) -> sa.CTE:
+    """The same as `hint`, as a part of a statement of PostgreSQL. Whoever runs that must wake workers."""
+    constants = _HINTED | {"first_hint": source}
+    row: dict[str, sa.ColumnElement[Any]] = {"package_id": package_id} | dict.fromkeys(_HINTED_AT, now)
+    row |= {name: sa.literal(value, packages.c[name].type) for name, value in constants.items()}
+    found = sa.select(*(value.label(name) for name, value in row.items())).where(where)
+    return _as_upsert(database.insert(packages).from_select(list(row), found)).cte("hinted")
 
 
 def put_in_backlog(transaction: Transaction, package_id: int) -> None:
@@ -127,7 +136,7 @@ def claim(
         if not due:
             return ()
         allowed = brakes.admit(transaction, found, due, rate_per_s)
-        return _take(transaction, allowed, lease)
+        return _take(transaction, allowed, lease) if allowed else ()
 
 
 def release(transaction: Transaction, claimed: Claim, case: Case, next_look_at: datetime | None) -> bool:
@@ -336,17 +345,19 @@ def _due(transaction: Transaction, *, hinted: bool, most: int) -> list[int]:
     return list(found.scalars())
 
 
-def _take(transaction: Transaction, package_ids: Iterable[int], lease: timedelta) -> tuple[Claim, ...]:
-    taken = transaction.execute(
-        _TAKEN, {"package_ids": list(package_ids), "leased_until": transaction.now + lease}
-    ).mappings()
-    return tuple(claimed for row in taken if (claimed := _claim_of(row, transaction.now)) is not None)
+def _take(transaction: Transaction, package_ids: Sequence[int], lease: timedelta) -> tuple[Claim, ...]:
+    leased = {"package_ids": package_ids, "leased_until": transaction.now + lease}
+    taken = transaction.execute(_TAKEN, leased).mappings().all()
+    sent = journal.attempts_of(transaction, package_ids)
+    return tuple(claimed for row in taken if (claimed := _claim_of(row, sent, transaction.now)) is not None)
 
 
-def _claim_of(row: sa.RowMapping, now: datetime) -> Claim | None:
+def _claim_of(row: sa.RowMapping, sent: Sequence[sa.RowMapping], now: datetime) -> Claim | None:
     """None for a row this version cannot read, as a newer one may write: it must not hold up the others."""
     try:
-        return Claim(case_of(row), row["fence"], row["hint_seq"], row["hinted"], now)
+        case = case_of(row)
+        of_episode = journal.of_episode(sent, case.package_id, case.episode)
+        return Claim(case, row["fence"], row["hint_seq"], row["hinted"], now, of_episode)
     except (TypeError, ValueError) as problem:
         trace = logs.trace_of(problem)
         logs.LOOK_CRASHED.emit(where="claim", package_id=row["package_id"], error=type(problem).__name__, trace=trace)
@@ -354,11 +365,14 @@ def _claim_of(row: sa.RowMapping, now: datetime) -> Claim | None:
 
 
 def _hinting(database: Database) -> sa.Executable:
-    hint = database.insert(packages)
+    return _as_upsert(database.insert(packages))
+
+
+def _as_upsert(hint: Insert) -> Insert:
     now: sa.ColumnElement[Any] = hint.excluded.due_at
     # A second after the last look; now, if that is past or, after a clock was set back, far away.
     after_last_look = _earlier(packages.c.last_look_at, -MIN_LOOK_INTERVAL)
-    near = sa.and_(after_last_look > now, after_last_look <= _instant("within_a_second"))
+    near = sa.and_(after_last_look > now, after_last_look <= _earlier(now, -MIN_LOOK_INTERVAL))
     soonest = sa.case((near, after_last_look), else_=now)
     later = sa.or_(packages.c.due_at.is_(None), packages.c.due_at > soonest)
     return hint.on_conflict_do_update(

@@ -21,10 +21,11 @@ from werkzeug.test import EnvironBuilder
 from service import inbox, sandbox
 from service.config import Config
 from service.database import Database, deliveries, metadata, packages, quarantine
+from service.policy import CaseState
 from service.sandbox import Request
 from service.web import MAX_BODY_BYTES, create_app
 from tests import oms_faults
-from tests.conftest import SECRET, a_document, deliver, locked, on_sqlite, signed
+from tests.conftest import SECRET, a_document, deliver, locked, on_postgresql, on_sqlite, signed
 from tests.integration.conftest import Clock, Floor
 from tests.oms_faults import FaultyOms, Outcome
 
@@ -66,6 +67,40 @@ def test_the_same_uuid_a_thousand_times_is_one_row_seen_a_thousand_times(
     assert answers == ["accepted"] + ["duplicate"] * 999
     [row] = rows(database, deliveries)
     assert row["seen"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("state", "event_uuid", "hints"),
+    [
+        (CaseState.SHIPPED, None, 1),
+        (CaseState.SHIPPED, "0" * 32, 2),
+        (CaseState.ALREADY_SHIPPED, None, 2),
+        (CaseState.WAITING, None, 2),
+    ],
+)
+def test_what_comes_again_is_a_hint_unless_its_package_is_shipped(
+    client: FlaskClient, database: Database, state: CaseState, event_uuid: str | None, hints: int
+) -> None:
+    deliver(client, a_document())
+    with database.transaction() as transaction:
+        transaction.execute(sa.update(packages).values(state=state))
+    again = a_document(uuid=event_uuid) if event_uuid else a_document()
+    assert deliver(client, again).json["status"] == ("accepted" if event_uuid else "duplicate")
+    [package] = rows(database, packages)
+    assert (package["hint_seq"], package["state"]) == (hints, state)
+
+
+@on_postgresql
+def test_a_sender_waits_for_one_statement(client: FlaskClient, database: Database) -> None:
+    statements: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    with database.reading() as transaction:
+        sa.event.listen(transaction.connection.engine, "before_cursor_execute", note)
+    assert deliver(client, a_document()).status_code == 202
+    assert len([one for one in statements if "NOTIFY" not in one]) == 1
 
 
 def test_both_spellings_of_the_path_are_answered_and_never_by_a_redirect(client: FlaskClient) -> None:

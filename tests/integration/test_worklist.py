@@ -195,8 +195,8 @@ def test_after_a_clock_was_set_back_everything_is_due_as_soon_as_before(store: D
         assert worklist.follow_clock(transaction) == timedelta(days=1)
     with store.transaction() as transaction:
         assert worklist.follow_clock(transaction) is None
-        [attempt] = journal.attempts_of(transaction, 74, 1)
-        assert attempt.deadline_at == clock.now + timedelta(seconds=12)
+        [attempt] = journal.attempts_of(transaction, [74])
+        assert attempt["deadline_at"] == clock.now + timedelta(seconds=12)
         assert brakes.read(transaction).hold_off_until == clock.now + timedelta(minutes=15)
     assert due_at(store, 73) == clock.now + timedelta(hours=1)
     clock.turn(timedelta(minutes=15))

@@ -67,7 +67,7 @@ def _allows_another(simulation: Simulation, earlier: Received, later: Received) 
 def _is_recorded(simulation: Simulation, received: Received) -> bool:
     """Whether the worker lived to write the acceptance down."""
     with simulation.database.reading() as transaction:
-        rows = journal.attempt_rows(transaction, received.package_id)
+        rows = journal.attempts_of(transaction, [received.package_id])
     sent = (row for row in rows if 0 <= received.at_s - simulation.seconds(row["started_at"]) <= FIRST_BYTE_S + SLACK_S)
     return any(row["outcome"] == "accepted" for row in sent)
 

@@ -97,9 +97,9 @@ class SteppedDatabase(Database):
         return self._inner.insert(table)
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, *, of_one_statement: bool = False) -> Iterator[Transaction]:
         self._world.step()
-        with self._inner.transaction() as transaction:
+        with self._inner.transaction(of_one_statement=of_one_statement) as transaction:
             yield transaction
         self._world.step()
 
