@@ -342,6 +342,23 @@ def test_the_answer_begins_only_after_the_commit(app: Flask, database_url: str) 
     assert seen == [("202 ACCEPTED", [("accepted", True)])]
 
 
+@on_postgresql
+def test_a_delivery_whose_commit_fails_is_503_and_not_stored(client: FlaskClient, database: Database) -> None:
+    """By then the statement's rows have come back: they prove nothing."""
+    with database.transaction() as transaction:
+        transaction.execute(sa.text(_FAILS_AT_COMMIT))
+    assert [deliver(client, a_document()).status_code for _ in range(10)] == [503] * 10
+    assert rows(database, deliveries) == []
+
+
+_FAILS_AT_COMMIT = """
+    CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = 'disk_full'; END $$;
+    CREATE CONSTRAINT TRIGGER fails AFTER INSERT ON deliveries DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION fail()
+"""
+
+
 @on_sqlite
 def test_a_commit_is_on_the_disk_before_it_returns(database: Database) -> None:
     with database.reading() as transaction:
