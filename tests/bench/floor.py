@@ -3,7 +3,7 @@
 It stores a delivery before it answers, reads a package before it commands it, writes an attempt's row before it sends
 the command, and its answer after, and reads back what was shipped; each with one statement of the driver alone, on
 Flask and httpx. It keeps no reason, no timeline, no brakes and no budgets, and survives no fault. It is no proof of a
-bound: nothing is written for several packages at once, and a claim waits 2 ms for others.
+bound: nothing is written for several packages at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hmac
 import os
 import threading
-import time
 from queue import Empty, SimpleQueue
 
 import httpx
@@ -106,7 +105,6 @@ class Worker:
     def _wait(self) -> None:
         try:
             self._free += self._events.get(timeout=0.5)
-            time.sleep(0.002)
             while True:
                 self._free += self._events.get_nowait()
         except Empty:
