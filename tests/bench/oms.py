@@ -82,10 +82,8 @@ class Oms:
             webhook = await self._webhooks.get()
             try:
                 line = await self._sent(webhook, line)
-            except (
-                ConnectionError,
-                asyncio.IncompleteReadError,
-            ):  # closed meanwhile, as nothing had been sent for long
+            except (ConnectionError, asyncio.IncompleteReadError):
+                # It was closed meanwhile, as nothing had been sent for long.
                 line = await self._sent(webhook, None)
 
     async def _sent(self, webhook: bytes, line: Line | None) -> Line:
