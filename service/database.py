@@ -274,6 +274,7 @@ deployment = sa.Table(
 )
 
 _CLOCK = sa.select(sa.func.clock_timestamp())
+_WAKE_UP = sa.text("NOTIFY autoship")
 Insert = postgresql.Insert | sqlite.Insert
 
 
@@ -465,7 +466,7 @@ class Database:
     def _notify(self) -> None:
         try:
             with self.reading() as transaction:
-                transaction.execute(sa.text("NOTIFY autoship"))
+                transaction.execute(_WAKE_UP)
         except DatabaseUnavailable:
             return  # polling is what workers rely on
 
@@ -493,32 +494,34 @@ class _Bell:
     def __init__(self, ring: Callable[[], None]) -> None:
         self._ring = ring
         self._lock = threading.Lock()
-        self._pending = False
-        self._next_at = 0.0
-        self._timer: threading.Timer | None = None
+        self._wanted = False
+        self._ringer: threading.Thread | None = None
 
     def ring(self) -> None:
         with self._lock:
-            if self._pending:
-                return
-            self._pending = True
-            now = time.monotonic()
-            wait_s = max(0.0, self._next_at - now)
-            self._next_at = now + wait_s + WAKE_UP_EVERY_S
-            self._timer = threading.Timer(wait_s, self._ring_now)
-            self._timer.start()
+            self._wanted = True
+            if self._ringer is None or not self._ringer.is_alive():
+                self._ringer = threading.Thread(target=self._ring_while_wanted, name="bell")
+                self._ringer.start()
 
     def finish(self) -> None:
         """Returns when nothing is left to ring."""
         with self._lock:
-            timer = self._timer
-        if timer is not None:
-            timer.join()
+            ringer = self._ringer
+        if ringer is not None:
+            ringer.join()
 
-    def _ring_now(self) -> None:
+    def _ring_while_wanted(self) -> None:
+        while self._take_wish():
+            self._ring()
+            time.sleep(WAKE_UP_EVERY_S)
+
+    def _take_wish(self) -> bool:
         with self._lock:
-            self._pending = False
-        self._ring()
+            wanted, self._wanted = self._wanted, False
+            if not wanted:
+                self._ringer = None
+            return wanted
 
 
 def _this_machines_time() -> datetime:

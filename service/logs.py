@@ -28,8 +28,12 @@ class Event:
 
     def emit(self, **fields: object) -> None:
         """Writes one line. Fields that are None are left out."""
+        if not _logger.isEnabledFor(self.level):
+            return
         told = {name: value for name, value in fields.items() if value is not None}
-        _logger.log(self.level, self.name, extra={"fields": told})
+        # Not by `_logger.log`, which looks for the line of code that logs: the event's name says that.
+        record = _logger.makeRecord(_logger.name, self.level, "", 0, self.name, (), None, extra={"fields": told})
+        _logger.handle(record)
 
 
 # Every event by its name, as soon as the modules that declare them are imported.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+import flask
 import pytest
 import sqlalchemy as sa
 from flask.testing import FlaskClient
@@ -174,6 +175,26 @@ def test_the_cookie_is_kept_to_tls_but_for_plain_http_on_loopback(
     name, flags = cookie.partition("=")[0], set(cookie.split("; ")[1:])
     assert name == ("__Host-autoship" if is_secure else "autoship")
     assert flags == {"HttpOnly", "Path=/", "SameSite=Lax"} | ({"Secure"} if is_secure else set())
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("path", "is_page"),
+    [
+        ("/", True),
+        ("/packages/73", True),
+        ("/webhooks/oms/packages", False),
+        ("/api/v1/packages/73", False),
+        ("/metrics", False),
+        ("/livez", False),
+        ("/healthz", False),
+        ("/readyz", False),
+    ],
+)
+def test_only_pages_look_at_the_cookie(floor: Floor, path: str, is_page: bool) -> None:
+    app = create_app(floor.config, floor.store)
+    with app.test_request_context(path):
+        assert app.session_interface.is_null_session(flask.session) != is_page
 
 
 @on_sqlite
