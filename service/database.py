@@ -500,6 +500,7 @@ class _Bell:
     def ring(self) -> None:
         with self._lock:
             self._wanted = True
+            # Not alive before its time: a fork, or a defect.
             if self._ringer is None or not self._ringer.is_alive():
                 self._ringer = threading.Thread(target=self._ring_while_wanted, name="bell")
                 self._ringer.start()

@@ -6,8 +6,9 @@ import base64
 import hmac
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 from marshmallow import ValidationError, fields
@@ -173,26 +174,18 @@ def _parse(text: str) -> tuple[object, str | None]:
             problems.append("number_too_big")
             return None
 
+    load = partial(json.loads, text, object_pairs_hook=unique, parse_constant=_refuse_constant)
     try:
         try:
-            document = _loaded(text, unique, None)
+            document = load()
         except json.JSONDecodeError:
             raise
         except ValueError:  # CPython's limit on the digits of one integer: once more, to see what else there is
             problems.clear()
-            document = _loaded(text, unique, integer)
+            document = load(parse_int=integer)
     except json.JSONDecodeError as problem:
         raise DeliveryRejected(400, "bad_json") from problem
     return document, problems[0] if problems else None
-
-
-def _loaded(
-    text: str,
-    members: Callable[[list[tuple[str, Any]]], object],
-    # None is much the fastest.
-    integer: Callable[[str], int | None] | None,
-) -> object:
-    return json.loads(text, object_pairs_hook=members, parse_int=integer, parse_constant=_refuse_constant)
 
 
 def _refuse_constant(_: str) -> NoReturn:
