@@ -11,6 +11,8 @@ from service.snapshot import LoggedTransition
 from service.wire import StateValue, clean
 
 MAX_WORDS = 500
+# A gateway's word that it waits no longer (524 is Cloudflare's): the OMS behind it may still be at work.
+_GATEWAY_TIMEOUTS = frozenset({504, 524})
 MAX_RETRY_AFTER = timedelta(minutes=15)
 _DEFAULT_RETRY_AFTER = timedelta(seconds=30)
 # How far the OMS's clock, which dates the transition log, may be from ours.
@@ -48,8 +50,8 @@ class Accepted:
 class Ambiguous:
     """The command may or may not have been applied.
 
-    `concluded`: the OMS has finished with the request (a complete 5xx), so one later read settles it;
-    otherwise it may still be at work on it.
+    `concluded`: the OMS has finished with the request (a complete 5xx, but no gateway's timeout), so one later read
+    settles it; otherwise it may still be at work on it.
     """
 
     cause: str
@@ -108,7 +110,8 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime
         return Ambiguous(f"answered {status}", status)
     if 400 <= status < 500:
         return Refused(status, words_of(body))
-    return Ambiguous(f"answered {status}", status, concluded=500 <= status < 600)
+    concluded = 500 <= status < 600 and status not in _GATEWAY_TIMEOUTS
+    return Ambiguous(f"answered {status}", status, concluded)
 
 
 def words_of(body: bytes) -> str:
@@ -119,10 +122,7 @@ def words_of(body: bytes) -> str:
 def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta:
     """How long a 429 asks to wait: seconds or an HTTP date, at most 15 minutes; 30 s if it does not say."""
     wanted = headers.get("retry-after", "").strip()
-    if wanted.isascii() and wanted.isdigit():
-        asked = timedelta(seconds=min(int(wanted[:9]), int(MAX_RETRY_AFTER.total_seconds())))
-    else:
-        asked = _until(wanted, now)
+    asked = timedelta(seconds=int(wanted[:9])) if wanted.isascii() and wanted.isdigit() else _until(wanted, now)
     return min(max(asked, timedelta(seconds=1)), MAX_RETRY_AFTER)
 
 

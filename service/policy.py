@@ -14,6 +14,7 @@ from enum import StrEnum
 from service import outcome, rules
 from service.delivery import Delivery
 from service.outcome import (
+    CLOCKS_DIFFER,
     Accepted,
     Ambiguous,
     Command,
@@ -26,10 +27,14 @@ from service.outcome import (
 )
 from service.rules import FieldMissing, Match, Rules
 from service.snapshot import Fact, LoggedTransition, OfferedCommand, PackageSnapshot
-from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS, StateValue
+from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS, StateValue, clean
 
 POLLING_WINDOW = timedelta(minutes=15)
+# What the OMS guide documents as Waiting, Preparing, Ready for Packaging, Out of Stock and Packed for Refund (command
+# pages complete-packaging-without-shipment and package-packed-for-refund).
+NOT_SHIPPED = frozenset({"100", "200", "400", "920", "1100"})
 UNANNOUNCED = "no webhook announced it"
+UNKNOWN_TO_OMS = "the OMS does not know this package"
 _STRANGER = "the state is not a PackageStatus"
 
 
@@ -176,8 +181,8 @@ MEANINGS: Mapping[tuple[CaseState, Reason | None], tuple[str, str]] = {
         "Look at the package in the OMS. autoship recheck ID allows one more command.",
     ),
     (CaseState.NEEDS_ATTENTION, Reason.OUTCOME_UNKNOWN): (
-        "It left Packed after a command of ours, and nothing proves who shipped it.",
-        "Look at the package's history in the OMS, then autoship dismiss ID.",
+        "Nothing proves what became of it: it left Packed after a command, or is Packed again with its old date.",
+        "Look at the package's history in the OMS. If it is Packed, autoship recheck ID; else autoship dismiss ID.",
     ),
     (CaseState.NEEDS_ATTENTION, Reason.NOT_FOUND): (
         "We were told of it, but the OMS does not know it.",
@@ -458,7 +463,9 @@ def needs_transition_log(case: Case, attempts: tuple[Attempt, ...], reading: Rea
     if is_packed(reading.state, settings):
         return case.packed_since is None and case.left_packed_at is not None
     attempt = _possible(attempts)
-    return attempt is not None and not _is_unconfirmed_success(attempt) and _is_unsettled(case, attempts)
+    if attempt is None or _confirms(reading.state, attempt, settings):
+        return False
+    return _is_unsettled(case, attempts)
 
 
 def decide(view: View, reading: Reading) -> Verdict:
@@ -468,7 +475,7 @@ def decide(view: View, reading: Reading) -> Verdict:
         case PackageSnapshot():
             return _on_snapshot(view, reading)
         case NotFound():
-            return _unreadable(view, "the OMS does not know this package", Reason.NOT_FOUND)
+            return _unreadable(view, UNKNOWN_TO_OMS, Reason.NOT_FOUND)
         case BadShape():
             return _unreadable(view, reading.problem, Reason.BAD_SHAPE)
         case ReadFailed():
@@ -579,7 +586,7 @@ def _opening(view: View, modified_at: datetime | None) -> _Opening | Verdict:
     if case.left_packed_at is None:
         return _opened(view, "first read in Packed")
     entry, left = _newest_moves(view)
-    if entry is not None and left is not None and entry.log_id > max(left.log_id, case.entry_log_id):
+    if entry is not None and left is not None and _is_newer_stay(view, entry, left):
         return _opened(view, f"transition log entry {entry.log_id} went into Packed")
     if case.repacked_at is None:
         seen = replace(case, repacked_at=view.now)
@@ -592,9 +599,22 @@ def _opening(view: View, modified_at: datetime | None) -> _Opening | Verdict:
     return _opened(view, f"two reads {seconds:.0f} s apart show Packed")
 
 
+def _is_newer_stay(view: View, entry: LoggedTransition, left: LoggedTransition) -> bool:
+    """Whether it was packed after this episode's end, commands too: log and read may lag together."""
+    if entry.log_id <= max(left.log_id, view.case.entry_log_id):
+        return False
+    if any(outcome.names_transition(left, attempt.command) for attempt in view.attempts):
+        return True
+    sent_at = max((attempt.started_at for attempt in view.attempts), default=None)
+    return sent_at is None or (entry.at is not None and entry.at > sent_at + CLOCKS_DIFFER)
+
+
 def _not_repacked(view: View) -> Verdict:
-    """Packed, with the date it left Packed with: what is shown now or was shown then is not true."""
-    if view.case.held or view.case.state in CLOSED:
+    """Packed, with the date it left Packed with: what is shown now or was shown then is not true.
+
+    ASSUMED: the date changes with the state. Where it does not, a person hears of a package that was packed again.
+    """
+    if view.case.held:
         return Verdict(case=view.case)
     if _age(view) >= POLLING_WINDOW:
         text = "read as Packed again, with the modified date it left Packed with"
@@ -775,9 +795,8 @@ def _left_packed(view: View, state: StateValue) -> Verdict:
     """It was Packed and is not any more: by us or by others? In the order of what proves most."""
     attempt = view.possible_attempt
     if attempt is None:
-        verdict = _left_by_others(view, state)
-        return replace(verdict, resolution=Resolution.NOT_APPLIED if view.open_attempt else None)
-    if _is_unconfirmed_success(attempt):
+        return _left_by_others(view, state)
+    if _confirms(state, attempt, view.settings):
         first_read_back = attempt.read_backs == 0
         verdict = _shipped(view, Evidence.READ_BACK, f"accepted, then read as {state}")
         return replace(verdict, learned=state.value if first_read_back else None)
@@ -786,8 +805,7 @@ def _left_packed(view: View, state: StateValue) -> Verdict:
     if ours:
         return _shipped(view, Evidence.TRANSITION_LOG, "the transition log names our transition")
     if ours is False or attempt.resolution is Resolution.NOT_APPLIED:
-        verdict = _left_by_others(view, state)
-        return replace(verdict, resolution=Resolution.NOT_APPLIED if view.open_attempt else None)
+        return _left_by_others(view, state)
     if state.value in view.shipped_values:
         return _shipped(view, Evidence.READ_BACK, f"read as {state}: by us, or by somebody at the same moment")
     if view.shipped_event:
@@ -819,19 +837,25 @@ def _shipped(view: View, evidence: Evidence, text: str) -> Verdict:
 
 
 def _left_by_others(view: View, state: StateValue) -> Verdict:
+    left = _closed(view, CaseState.SKIPPED, Reason.LEFT_PACKED, f"left Packed for {state}; not by us")
+    verdict = _ended_by_others(view, state) or left
+    return replace(verdict, resolution=Resolution.NOT_APPLIED if view.open_attempt else None)
+
+
+def _ended_by_others(view: View, state: StateValue) -> Verdict | None:
     if state.value in view.shipped_values:
         return _closed(view, CaseState.ALREADY_SHIPPED, None, f"read as {state}; not by us")
     if view.cancelled_event:
         return _closed(view, CaseState.SKIPPED, Reason.CANCELLED, f"cancelled, read as {state}")
-    return _closed(view, CaseState.SKIPPED, Reason.LEFT_PACKED, f"left Packed for {state}; not by us")
+    return None
 
 
 def _never_packed(view: View, state: StateValue) -> Verdict:
+    # From here on two reads are needed to prove that it went into Packed: one may be an old picture.
+    gone = replace(view, case=replace(view.case, left_packed_at=view.now))
+    if (ended := _ended_by_others(gone, state)) is not None:
+        return ended
     checks = (_packed_check(state, view.settings),)
-    if state.value in view.shipped_values:
-        return _closed(view, CaseState.ALREADY_SHIPPED, None, f"read as {state}; not by us")
-    if view.cancelled_event:
-        return _closed(view, CaseState.SKIPPED, Reason.CANCELLED, f"cancelled, read as {state}")
     if _age(view) >= POLLING_WINDOW:
         view = replace(view, case=replace(view.case, checks=checks))
         return _closed(view, CaseState.SKIPPED, Reason.NOT_PACKED, f"not Packed for 15 minutes, read as {state}")
@@ -843,14 +867,14 @@ def _never_packed(view: View, state: StateValue) -> Verdict:
 _Finding = tuple[Check, Reason | None]
 
 
-def is_packed(state: StateValue, settings: Settings) -> bool:
+def is_packed(state: StateValue | None, settings: Settings) -> bool:
     """Whether a state is the package status that is configured to mean Packed."""
-    return state.is_of(PACKAGE_STATUS) and state.value == settings.packed_status
+    return state is not None and state.is_of(PACKAGE_STATUS) and state.value == settings.packed_status
 
 
 def _packed_check(state: StateValue | None, settings: Settings) -> Check:
     expected = f"{PACKAGE_STATUS} {settings.packed_status}"
-    passed = state is not None and is_packed(state, settings)
+    passed = is_packed(state, settings)
     return Check("package is Packed", expected, str(state), "pass" if passed else "fail")
 
 
@@ -879,7 +903,7 @@ def _items_findings(snapshot: PackageSnapshot, settings: Settings) -> tuple[_Fin
     if strangers:
         check = Check("items are Packed", expected, f"an item is {strangers[0]}", "fail")
         return ((complete, None), (check, Reason.WRONG_ENUM_CLASS))
-    counted = ", ".join(f"{count} in {value}" for value, count in sorted(items.counts().items()))
+    counted = clean(", ".join(f"{count} in {value}" for value, count in sorted(items.counts().items())))
     packed = all(state is not None and state.value == settings.item_packed_status for state in states)
     check = Check("items are Packed", expected, counted, "pass" if packed else "fail")
     return ((complete, None), (check, None if packed else Reason.ITEMS_MIXED))
@@ -946,7 +970,7 @@ def named(command: Command) -> str:
 
 def _offers(offered: tuple[OfferedCommand, ...]) -> str:
     names = (str(one.slug or one.transition or one.command_id) for one in offered)
-    return "offered: " + ", ".join(names)
+    return clean(f"offered: {', '.join(names)}")
 
 
 # How verdicts are made.
@@ -966,8 +990,10 @@ def _possible(attempts: tuple[Attempt, ...]) -> Attempt | None:
     return next((attempt for attempt in reversed(attempts) if attempt.outcome in _MAY_HAVE_BEEN_APPLIED), None)
 
 
-def _is_unconfirmed_success(attempt: Attempt) -> bool:
-    return attempt.outcome is Outcome.ACCEPTED and attempt.resolution is None
+def _confirms(state: StateValue, attempt: Attempt, settings: Settings) -> bool:
+    """Whether a state other than Packed proves that an accepted command was applied."""
+    unconfirmed = attempt.outcome is Outcome.ACCEPTED and attempt.resolution is None
+    return unconfirmed and state.value not in NOT_SHIPPED - settings.shipped_statuses
 
 
 # Grace ends by itself, and what is not Packed for 15 minutes is left alone.

@@ -19,12 +19,18 @@ PACKAGE_ITEM_STATUS = "PackageItemStatus"
 MAX_ID = 2**53 - 1
 MAX_TEXT = 200
 
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+# NUL and lone surrogates no database stores; the others move a terminal's cursor, break its lines or turn them around.
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_BREAKS = re.compile("[\t\r\n]+")
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
-    """Text any database can store: NUL and lone surrogates become U+FFFD, cut to `limit` characters."""
-    return _UNSTORABLE.sub("\ufffd", text[:limit])
+    """One line that any database stores and any terminal shows, cut to `limit` characters.
+
+    Tabs and line ends become a space, other control characters and lone surrogates U+FFFD.
+    """
+    text = text[:limit]
+    return text if text.isascii() and text.isprintable() else _UNFIT.sub("\ufffd", _BREAKS.sub(" ", text))
 
 
 def id_in(text: str) -> int | None:

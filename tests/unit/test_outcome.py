@@ -81,7 +81,7 @@ def test_what_the_command_does_not_name_is_not_sent(command: Command, body: dict
         *((status, Misconfigured(status)) for status in (300, 301, 304, 399)),
         *((status, Refused(status, "no")) for status in (400, 402, 404, 406, 409, 422, 499)),
         *((status, Unauthorised(status, "no")) for status in (401, 403)),
-        *((status, Ambiguous(f"answered {status}", status, concluded=False)) for status in (408, 425)),
+        *((status, Ambiguous(f"answered {status}", status, concluded=False)) for status in (408, 425, 504, 524)),
         (429, Throttled(timedelta(seconds=30))),
         *((status, Ambiguous(f"answered {status}", status, concluded=True)) for status in (500, 502, 599)),
         *((status, Ambiguous(f"answered {status}", status, concluded=False)) for status in (100, 199, 600, 0, -1)),

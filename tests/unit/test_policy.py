@@ -958,6 +958,24 @@ def test_a_shipped_value_is_learned_from_the_first_read_back_after_a_clean_2xx(
     assert verdict.notes == (Note("shipped", "accepted, then read as PackageStatus 550"),)
 
 
+@pytest.mark.parametrize("value", ["100", "200", "400", "920", "1100"])
+def test_a_state_that_is_documented_as_another_one_is_no_proof_that_the_command_was_applied(value: str) -> None:
+    elsewhere = a_snapshot(StateValue("PackageStatus", value))
+    verdict = decided(UNCONFIRMED, elsewhere, an_attempt())
+    assert standing(verdict) == (WAITING, Reason.OUTCOME_UNKNOWN, False)
+    assert (verdict.learned, verdict.resolution) == (None, None)
+    moved_by_hand = decided(UNCONFIRMED, elsewhere, an_attempt(), log=(a_move(9, PACKED, READY, "77"),))
+    assert (standing(moved_by_hand), moved_by_hand.resolution) == ((SKIPPED, Reason.LEFT_PACKED, False), NOT_APPLIED)
+    moved_on_after_us = decided(UNCONFIRMED, elsewhere, an_attempt(), log=(BY_US,))
+    assert (moved_on_after_us.case.state, moved_on_after_us.learned) == (CaseState.SHIPPED, None)
+
+
+def test_a_state_that_an_operator_configured_as_shipped_is_believed() -> None:
+    settings = some_settings(shipped_statuses=frozenset({"920"}))
+    verdict = decided(UNCONFIRMED, a_snapshot(StateValue("PackageStatus", "920")), an_attempt(), settings=settings)
+    assert (verdict.case.state, verdict.case.evidence) == (CaseState.SHIPPED, Evidence.READ_BACK)
+
+
 @pytest.mark.parametrize(
     ("attempts", "changes", "note"),
     [
@@ -1170,7 +1188,8 @@ REPACKED = (a_move(11, READY, PACKED), a_move(10, PACKED, READY))
 def test_a_newer_logged_entry_into_packed_opens_a_new_episode_with_fresh_budgets() -> None:
     spent = {"refusals": 7, "command_not_before": NOW + DAY, "evidence": Evidence.EVENT, "repacked_at": NOW}
     before = a_left_case(**spent, entry_log_id=8, left_modified_at=NOW, looks=40, looking_since=NOW - 9 * DAY)
-    verdict = decided(before, None, an_attempt(Outcome.AMBIGUOUS), log=REPACKED)
+    log = (replace(REPACKED[0], at=NOW), REPACKED[1])
+    verdict = decided(before, None, an_attempt(Outcome.AMBIGUOUS, 6 * SECOND), log=log)
     case = verdict.case
     assert (case.state, case.reason, case.held, case.episode) == (WAITING, None, False, 2)
     assert (case.refusals, case.command_not_before, case.evidence, case.looks) == (0, None, None, 1)
@@ -1199,6 +1218,28 @@ def test_a_log_that_shows_no_newer_entry_leaves_it_to_a_second_read(
     assert standing(verdict) == (SKIPPED, Reason.LEFT_PACKED, False)
     assert (verdict.case.episode, verdict.case.repacked_at, wait_of(verdict)) == (1, NOW, 30 * SECOND)
     assert verdict.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("transition", "entered", "episode"),
+    [(None, None, 1), (None, NOW, 1), (None, NOW + SECOND, 2), ("77", NOW, 1), ("12", None, 2)],
+)
+def test_a_logged_entry_counts_only_if_it_came_after_our_commands(
+    transition: str | None, entered: datetime | None, episode: int
+) -> None:
+    """Log and read may lag together: both then show a time before our command, when it was unpacked and packed."""
+    log = (replace(REPACKED[0], at=entered), a_move(10, PACKED, READY, transition))
+    sent = an_attempt(ago=5 * SECOND, resolution=Resolution.APPLIED)
+    assert decided(a_left_case(state=CaseState.SHIPPED), None, sent, log=log).case.episode == episode
+
+
+def test_a_package_read_as_shipped_by_others_needs_two_reads_to_be_packed() -> None:
+    shipped = decided(NEW, a_snapshot(SHIPPED), shipped_values=KNOWN)
+    assert standing(shipped) == (CaseState.ALREADY_SHIPPED, None, False)
+    once = decided(shipped.case, a_snapshot())
+    assert (once.command, once.case.episode, wait_of(once)) == (None, 0, 30 * SECOND)
+    again = decided(once.case, a_snapshot(), now=NOW + 30 * SECOND)
+    assert (again.command, again.case.episode) == (COMMAND, 1)
 
 
 @pytest.mark.parametrize(("since", "episode"), [(29 * SECOND, 1), (30 * SECOND, 2), (DAY, 2)])
@@ -1235,7 +1276,7 @@ def test_the_packages_own_modified_date_must_be_newer_if_there_is_one(
     verdict = decided(case, a_snapshot(modified_at=shown))
     assert verdict.case.episode == episode
     assert (verdict.command is None) == (episode == 1)
-    assert verdict.next_look_at is None
+    assert wait_of(verdict) == (5 * SECOND if episode == 1 else None)
 
 
 def test_an_open_case_is_looked_at_again_while_packed_may_be_an_old_picture() -> None:
@@ -1262,6 +1303,17 @@ def test_packed_again_with_the_date_it_left_with_is_shown_to_a_person_where_noth
     )
 
 
+@pytest.mark.parametrize("state", sorted(CLOSED))
+def test_a_closed_case_in_packed_again_with_its_old_date_is_shown_to_a_person_too(state: CaseState) -> None:
+    """Whether the date moves with the state is only assumed: it must not leave a package in Packed unseen."""
+    first = decided(a_left_case(state=state, left_modified_at=NOW), a_snapshot(modified_at=NOW))
+    early = decided(first.case, a_snapshot(modified_at=NOW), now=NOW + QUARTER - SECOND)
+    assert (early.case.state, early.command, early.notes) == (state, None, ())
+    assert early.next_look_at is not None
+    late = decided(early.case, a_snapshot(modified_at=NOW), now=NOW + QUARTER)
+    assert (standing(late), late.next_look_at) == ((ATTENTION, Reason.OUTCOME_UNKNOWN, True), None)
+
+
 def test_leaving_packed_remembers_the_modified_date_it_left_with() -> None:
     case = decided(a_case(), a_snapshot(READY, modified_at=NOW)).case
     assert (case.left_modified_at, case.left_packed_at) == (NOW, NOW)
@@ -1281,6 +1333,7 @@ def test_leaving_packed_remembers_the_modified_date_it_left_with() -> None:
         (a_case(), [], a_snapshot(SHIPPED), False),
         (a_case(), [an_attempt(Outcome.REFUSED)], a_snapshot(SHIPPED), False),
         (a_case(), [an_attempt(Outcome.ACCEPTED)], a_snapshot(SHIPPED), False),
+        (a_case(), [an_attempt(Outcome.ACCEPTED)], a_snapshot(READY), True),
         (a_case(), [an_attempt(Outcome.ACCEPTED, resolution=Resolution.UNKNOWN)], a_snapshot(SHIPPED), True),
         (a_case(), [an_attempt(Outcome.AMBIGUOUS)], a_snapshot(SHIPPED), True),
         (a_case(), [an_attempt(Outcome.AMBIGUOUS, resolution=NOT_APPLIED)], a_snapshot(SHIPPED), True),
@@ -1548,7 +1601,8 @@ def test_a_package_that_is_shipped_taken_back_and_packed_again_ships_again() -> 
     life.look(a_snapshot())
     life.now += 3 * SECOND
     assert life.look(a_snapshot(SHIPPED)).case.evidence is Evidence.READ_BACK
-    life.look(a_snapshot(), log=(a_move(10, PACKED, SHIPPED), a_move(9, READY, PACKED)))
+    by_us = a_move(10, PACKED, SHIPPED, str(COMMAND.transition_id))
+    life.look(a_snapshot(), log=(by_us, a_move(9, READY, PACKED)))
     assert [episode for episode, _ in life.commands] == [1]
-    life.look(a_snapshot(), log=(a_move(11, READY, PACKED), a_move(10, PACKED, SHIPPED), a_move(9, READY, PACKED)))
+    life.look(a_snapshot(), log=(a_move(11, READY, PACKED), by_us, a_move(9, READY, PACKED)))
     assert [episode for episode, _ in life.commands] == [1, 2]

@@ -58,13 +58,18 @@ def test_a_typed_id_is_a_decimal_number_from_1_to_2_to_the_53(text: str, package
 @pytest.mark.parametrize(
     ("text", "stored"),
     [
-        ("İstanbul \U0001f4e6\x01\x7f", "İstanbul \U0001f4e6\x01\x7f"),
+        ("İstanbul \U0001f4e6 ~", "İstanbul \U0001f4e6 ~"),
+        ("a\x01b\x1b[2K\x7f\x9b", "a\ufffdb\ufffd[2K\ufffd\ufffd"),
+        ("one\r\ntwo\tthree", "one two three"),
+        ("a\u2028b\u202ec\u2066d", "a\ufffdb\ufffdc\ufffdd"),
         ("a\x00b", "a\ufffdb"),
         ("\ud7ff\ud800\udbff\udc00\udfff\ue000", "\ud7ff\ufffd\ufffd\ufffd\ufffd\ue000"),
         ("ş" * 201, "ş" * 200),
     ],
 )
-def test_stored_text_is_cut_after_200_characters_without_nul_and_lone_surrogates(text: str, stored: str) -> None:
+def test_stored_text_is_one_line_of_200_characters_that_every_database_and_terminal_takes(
+    text: str, stored: str
+) -> None:
     assert clean(text) == stored
     assert Text().deserialize(text) == stored
 
