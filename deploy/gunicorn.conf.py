@@ -1,25 +1,19 @@
 """gunicorn for the web process. One process with threads: SQLite has one writer, and PostgreSQL deployments
 add web processes by the platform's own means."""
 
-import os
-
 from service import __version__, alerts, garbage, logs, watch
 from service import config as configuration
-from service.database import Database
 from service.server import STARTED
 
-bind = f"0.0.0.0:{os.environ.get('PORT') or '8008'}"
 worker_class = "service.server.Worker"
 workers = 1
 # A thread for each client that is still sending; how many work at a time, service/web.py says.
 threads = 256
-worker_connections = 1000
 keepalive = 10
-timeout = 30
 graceful_timeout = 7
-preload_app = False
-accesslog = None
 loglevel = "warning"
+# A header must not say under which path we are mounted: that would pass a proxy's rules about paths.
+forwarder_headers = ""
 control_socket_disable = True
 
 
@@ -33,6 +27,6 @@ def post_worker_init(worker: object) -> None:
     """Tells that deliveries are accepted from now on, and begins to watch for what people should hear of."""
     STARTED.emit(version=__version__)
     config = configuration.load(configuration.environment())
-    over_workers = watch.start(Database(config.database_url))
+    over_workers = watch.start(config)
     alerts.start(config, lambda: over_workers.cause)
     garbage.settle()

@@ -26,7 +26,7 @@ from service.database import alerts as table
 from service.errors import ConfigurationError, DatabaseUnavailable
 from service.policy import CaseState, Reason
 from service.sweep import FILTER_IGNORED
-from service.vitals import Vitals
+from service.vitals import LONG_HELD_BACK, Vitals
 
 LOOK_EVERY_S = 10.0
 SEND_WITHIN_S = 20.0
@@ -38,6 +38,7 @@ PILE = 5
 # The watch over the workers begins with the process too; this is longer than it takes to find them silent.
 WATCHED_FOR_S = 90.0
 YOUNG = timedelta(hours=1)
+LONG_WITHOUT_SWEEP = timedelta(hours=1)
 
 _SENT = logs.declare("alert.sent", logging.INFO, "People were told that this began, or is over.", ("alert", "notice"))
 _FAILED = logs.declare(
@@ -92,9 +93,27 @@ def _capped(found: Vitals) -> bool:
     return found.paused_at is not None and not brakes.is_by_person(found.pause_cause)
 
 
-def _piling_up(found: Vitals) -> int:
-    piled = found.count(CaseState.WAITING, Reason.RETRY_AFTER_REFUSAL, Reason.COMMAND_NOT_OFFERED)
+def _held_back(found: Vitals) -> int:
+    """What nothing else tells of: where the breaker or a pause holds them back, that is known."""
+    if found.paused_at is not None or found.breaker_opened_at is not None:
+        return 0
+    asked_to_wait = found.hold_off_until is not None and found.now < found.hold_off_until
+    unread = asked_to_wait and found.oldest_due_s >= LONG_HELD_BACK.total_seconds()
+    return max(found.held_back, int(unread))
+
+
+def _pile(found: Vitals, *reasons: Reason) -> int:
+    piled = found.count(CaseState.WAITING, *reasons)
     return piled if piled >= PILE else 0
+
+
+def _sweep_failing(found: Vitals) -> bool:
+    went_through = found.now - (found.last_sweep_at or found.made_at) < LONG_WITHOUT_SWEEP
+    return not went_through and found.sweep_problem is not None and not _filter_ignored(found)
+
+
+def _filter_ignored(found: Vitals) -> bool:
+    return (found.sweep_problem or "").startswith(FILTER_IGNORED)
 
 
 def _webhooks_silent(found: Vitals) -> int:
@@ -124,6 +143,13 @@ ALERTS: Mapping[str, Alert] = {
         "read.failed",
         lambda found: found.unreadable,
     ),
+    "held_back": Alert(
+        "packages have waited for half an hour behind a brake",
+        "autoship explain ID, for one of autoship packages --reason brake, says what holds it back. Look for "
+        "brake.changed (429), read.failed and command.answered (not_sent) in the logs. It goes on by itself.",
+        "package.waiting",
+        _held_back,
+    ),
     "hourly_cap": Alert(
         "paused: SHIP_MAX_PER_HOUR was reached",
         "Look at what ships: autoship packages --state shipped. Then: autoship resume",
@@ -141,13 +167,27 @@ ALERTS: Mapping[str, Alert] = {
         "Compare SHIP_TRANSITION_ID and SHIP_SLUG with Settings > State Transitions in the OMS. The OMS's words: "
         "autoship explain ID, for one of autoship packages --reason retry_after_refusal or command_not_offered.",
         "package.waiting",
-        _piling_up,
+        lambda found: _pile(found, Reason.RETRY_AFTER_REFUSAL, Reason.COMMAND_NOT_OFFERED),
+    ),
+    "rule_field_missing": Alert(
+        "rules ask fields that several packages do not have",
+        "List them with: autoship packages --reason rule_field_missing. autoship explain ID names rule and field. They "
+        "go on by themselves once RULES_FILE no longer asks it.",
+        "package.waiting",
+        lambda found: _pile(found, Reason.RULE_FIELD_MISSING),
     ),
     "filter_ignored": Alert(
         "the OMS ignores OMS_LIST_FILTER: the sweep has stopped",
         "Find the spelling this OMS honours and set OMS_LIST_FILTER. Until then only webhooks announce packages.",
         "sweep.failed",
-        lambda found: (found.sweep_problem or "").startswith(FILTER_IGNORED),
+        _filter_ignored,
+    ),
+    "sweep_failing": Alert(
+        "no sweep has gone through for an hour",
+        "Look for the cause of sweep.failed in the logs: a right that the token's user lacks, or another kind of token "
+        "that the package list asks. Until then only webhooks announce packages.",
+        "sweep.failed",
+        _sweep_failing,
     ),
     "backlog": Alert(
         "packages that were Packed before Autoship first ran wait for your word",
@@ -210,7 +250,9 @@ class Target:
     """One entry of `ALERT_URLS`. Raises `ConfigurationError` where Apprise cannot send to it, without quoting it."""
 
     def __init__(self, number: int, url: str) -> None:
-        self._apprise = apprise.Apprise(asset=apprise.AppriseAsset(app_id="Autoship", async_mode=False))
+        self._apprise = apprise.Apprise(
+            asset=apprise.AppriseAsset(app_id="Autoship", async_mode=False, http_redirects=False)
+        )
         if not self._apprise.add(url):
             raise ConfigurationError(f"ALERT_URLS: Apprise cannot send to entry {number}")
         self._thread: threading.Thread | None = None
@@ -251,6 +293,7 @@ class Watch:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._oms_base_url = config.oms.base_url
+        self._rate_per_s = config.oms_rate_per_s
         self._database = database
         self._silence = silence
         self._targets = targets(config)
@@ -260,7 +303,7 @@ class Watch:
 
     def look(self) -> None:
         """Looks once. Raises `DatabaseUnavailable`."""
-        found = vitals.read(self._database, count_deliveries=False)
+        found = vitals.read(self._database, self._rate_per_s, count_deliveries=False)
         counts = judge(found, self._silence())
         with self._database.reading() as transaction:
             rows = transaction.execute(sa.select(table)).mappings()
@@ -269,8 +312,11 @@ class Watch:
         for name, alert in ALERTS.items():
             count = counts.get(name, 0)
             due = watched_for_s >= alert.patience_s
-            if due and notice(told.get(name), count, found.now) is not None:
+            before = told.get(name)
+            if due and notice(before, count, found.now) is not None:
                 self._tell(name, count)
+            elif before is not None and before.is_open and 0 < count < before.count:
+                self._remember_fewer(name, count)
 
     def run(self, wait: Callable[[float], bool]) -> None:
         """Looks again and again until `wait(seconds)` is True."""
@@ -294,6 +340,12 @@ class Watch:
             told = {"is_open": what is Notice.OPEN, "count": count, "told_at": transaction.now, "leased_until": None}
             transaction.execute(sa.update(table).where(table.c.alert == name).values(told))
         _SENT.emit(alert=name, notice=what)
+
+    def _remember_fewer(self, name: str, count: int) -> None:
+        """What grows again from there is news."""
+        with self._database.transaction() as transaction:
+            fewer = sa.update(table).where(table.c.alert == name, table.c.count > count)
+            transaction.execute(fewer.values(count=count))
 
     def _take(self, transaction: Transaction, name: str, count: int) -> Notice | None:
         """The right to tell it, under the row's lock, or None where another process was faster."""

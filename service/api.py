@@ -87,7 +87,7 @@ class _Pages:
 
     def _vitals(self) -> Vitals:
         with self._turn():
-            return vitals.read(self._database)
+            return vitals.read(self._database, self._config.oms_rate_per_s)
 
     def _act_on(self, act: Callable[[Database, int, Word], Acted], package_id: int) -> tuple[Response, int]:
         word = _word()

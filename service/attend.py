@@ -11,9 +11,9 @@ from datetime import timedelta
 from service import brakes, inbox, journal, logs, policy, worklist
 from service.brakes import Operation
 from service.database import Database, Transaction
-from service.oms import FIRST_BYTE_WITHIN_S, Oms
-from service.outcome import Command, CommandAnswer
-from service.policy import Attempt, Case, CaseState, Note, Reading, Reason, Settings, Verdict, View
+from service.oms import FIRST_BYTE_WITHIN_S, Oms, Unread
+from service.outcome import Command, CommandAnswer, Throttled
+from service.policy import Attempt, BadShape, Case, CaseState, Note, Reading, Reason, Settings, Verdict, View
 from service.snapshot import LoggedTransition, PackageSnapshot
 from service.worklist import Claim
 
@@ -128,14 +128,16 @@ class Attendant:
         self,
         claimed: Claim,
         reading: Reading,
-        log: tuple[LoggedTransition, ...] | None,
+        log: tuple[LoggedTransition, ...] | BadShape | Unread | None,
         read_ended: float,
     ) -> _Send | None:
         """One transaction: the verdict with all its traces and, if it commands, the attempt's row."""
         package_id, attempt = claimed.case.package_id, None
         with self.database.transaction() as transaction:
             brake = brakes.note_answer(transaction, package_id, Operation.READ, reading)
-            view = self._view(transaction, claimed, reading, log)
+            if isinstance(log, Throttled):
+                brake = brakes.note_answer(transaction, package_id, Operation.READ, log)
+            view = self._view(transaction, claimed, reading, log if isinstance(log, tuple) else None)
             verdict = decided = policy.decide(view, reading)
             if decided.command is not None:
                 shut = self._gate_is_shut(transaction, decided.case, read_ended)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from service import logs
 from service.database import Database, Transaction, brakes
 from service.outcome import (
+    MAX_RETRY_AFTER,
     Accepted,
     Ambiguous,
     CommandAnswer,
@@ -26,6 +27,7 @@ from service.policy import BadShape, NotFound, ReadFailed, Reading
 from service.snapshot import PackageSnapshot
 
 RATE_USED_UP = "the rate is used up"
+ASKED_TO_WAIT = "the OMS asked to wait (Retry-After)"
 TOKEN_REJECTED = "the OMS does not accept the token (401)"  # noqa: S105 - no token, a sentence about one
 BY_OPERATOR = "by an operator"
 _BY = "by "
@@ -75,11 +77,21 @@ class Brakes:
         """Why this package must not be commanded now, or None."""
         if self.paused_at is not None:
             return f"paused: {self.pause_cause}"
-        if self.hold_off_until is not None and now < self.hold_off_until:
-            return "the OMS asked to wait (Retry-After)"
+        if self.asks_to_wait(now):
+            return ASKED_TO_WAIT
         if self.breaker_opened_at is not None and package_id != self.probe_package_id:
             return f"breaker open: {self.breaker_cause}"
         return None
+
+    def asks_to_wait(self, now: datetime) -> bool:
+        """Whether a `Retry-After` has not passed; what is further ahead was said before a clock was set back."""
+        return self.hold_off_until is not None and now < self.hold_off_until <= now + MAX_RETRY_AFTER
+
+    def waits_for_probe(self, now: datetime) -> bool:
+        """Whether the breaker is open and it is too early for a probe."""
+        if self.breaker_opened_at is None or self.probe_at is None:
+            return False
+        return now < self.probe_at <= now + PROBE_INTERVAL
 
 
 def read(transaction: Transaction, *, lock: bool = False) -> Brakes:
@@ -90,13 +102,14 @@ def read(transaction: Transaction, *, lock: bool = False) -> Brakes:
     )
 
 
-def holds_up_work(now: datetime) -> sa.ColumnElement[bool]:
-    """In a statement: whether what is due may rightly wait, for a person, for the OMS, or for its share of the rate."""
+def holds_up_work(now: datetime, rate_per_s: float) -> sa.ColumnElement[bool]:
+    """In a statement: whether what is due may rightly wait: for a person, for the OMS, or as the rate is used up."""
+    free_until = now if rate_per_s == 0 else now + _burst(rate_per_s) - _interval(rate_per_s)
     return sa.or_(
         brakes.c.paused_at.is_not(None),
         brakes.c.breaker_opened_at.is_not(None),
-        brakes.c.hold_off_until > now,
-        brakes.c.next_slot_at > now,
+        sa.and_(brakes.c.hold_off_until > now, brakes.c.hold_off_until <= now + MAX_RETRY_AFTER),
+        brakes.c.next_slot_at > free_until,
     )
 
 
@@ -107,11 +120,9 @@ def admit(transaction: Transaction, found: Brakes, due: Sequence[int], rate_per_
     not the one that failed last while another one is due. A rate of 0 is none.
     """
     now = transaction.now
-    if found.hold_off_until is not None and now < found.hold_off_until:
+    if found.asks_to_wait(now) or found.waits_for_probe(now):
         return ()
     if found.breaker_opened_at is not None:
-        if found.probe_at is not None and now < found.probe_at:
-            return ()
         due = ([one for one in due if one != found.breaker_package_id] or due)[:1]
         _write(transaction, probe_at=now + PROBE_INTERVAL, probe_package_id=due[0])
     return due[: _take_slots(transaction, found, len(due), rate_per_s)]
@@ -123,11 +134,11 @@ def admit_sweep(transaction: Transaction, rate_per_s: float) -> str | None:
     Behind an open breaker it may be the probe too: no package that could be one may be known.
     """
     now, found = transaction.now, read(transaction, lock=True)
-    if found.hold_off_until is not None and now < found.hold_off_until:
-        return "the OMS asked to wait (Retry-After)"
+    if found.asks_to_wait(now):
+        return ASKED_TO_WAIT
+    if found.waits_for_probe(now):
+        return f"breaker open: {found.breaker_cause}"
     if found.breaker_opened_at is not None:
-        if found.probe_at is not None and now < found.probe_at:
-            return f"breaker open: {found.breaker_cause}"
         _write(transaction, probe_at=now + PROBE_INTERVAL)
     return None if _take_slots(transaction, found, 1, rate_per_s) else RATE_USED_UP
 
@@ -135,9 +146,7 @@ def admit_sweep(transaction: Transaction, rate_per_s: float) -> str | None:
 def _take_slots(transaction: Transaction, found: Brakes, wanted: int, rate_per_s: float) -> int:
     if rate_per_s == 0:
         return wanted
-    now = transaction.now
-    interval = timedelta(seconds=1 / rate_per_s)
-    burst = max(RATE_BURST, interval)
+    now, interval, burst = transaction.now, _interval(rate_per_s), _burst(rate_per_s)
     next_slot = max(found.next_slot_at or now, now)
     if next_slot > now + burst:  # only a clock that was set back leads here
         next_slot = now
@@ -145,6 +154,14 @@ def _take_slots(transaction: Transaction, found: Brakes, wanted: int, rate_per_s
     if admitted > 0:
         _write(transaction, next_slot_at=next_slot + admitted * interval)
     return admitted
+
+
+def _interval(rate_per_s: float) -> timedelta:
+    return timedelta(seconds=1 / rate_per_s)
+
+
+def _burst(rate_per_s: float) -> timedelta:
+    return max(RATE_BURST, _interval(rate_per_s))
 
 
 def note_answer(
@@ -156,7 +173,8 @@ def note_answer(
     found, now = read(transaction, lock=True), transaction.now
     match answer:
         case Throttled():
-            until = max(found.hold_off_until or now, now + answer.retry_after)
+            before = found.hold_off_until if found.asks_to_wait(now) else None
+            until = max(before or now, now + answer.retry_after)
             _write(transaction, hold_off_until=until)
             return f"the OMS asked to wait {answer.retry_after.total_seconds():.0f} s"
         case Unauthorised(status=401):
@@ -201,8 +219,9 @@ def is_by_person(cause: str | None) -> bool:
 
 
 def pause(transaction: Transaction, cause: str) -> bool:
-    """Stops new commands. False if they were stopped already."""
-    if read(transaction, lock=True).paused_at is not None:
+    """Stops new commands. False if they were stopped already; a person's cause takes the place of ours."""
+    found = read(transaction, lock=True)
+    if found.paused_at is not None and (is_by_person(found.pause_cause) or not is_by_person(cause)):
         return False
     _write(transaction, paused_at=transaction.now, pause_cause=cause)
     return True

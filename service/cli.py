@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import sys
 import time
@@ -44,13 +45,14 @@ from service.errors import AutoshipError, ConfigurationError, DatabaseOutdated, 
 from service.hooks import Plan, Step
 from service.inbox import Receipt
 from service.login import credentials
-from service.oms import Oms
+from service.oms import Oms, why_unread
 from service.operator import Acted, Word
 from service.policy import CaseState, NotFound, Reason
 from service.rules import Rule, Rules
 from service.snapshot import PackageSnapshot
 from service.sweep import FILTER_IGNORED, Sweeper, Swept
 from service.wire import MAX_ID
+from service.words import counted
 
 MIGRATION_WAIT_S = 60.0
 # Longer than what is left of a killed web process holds on to its port.
@@ -63,6 +65,8 @@ _PREVIEW = 20
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry of the console script. Ends the process with the exit code of the contract."""
     _fill_closed_streams()
+    logging.getLogger("autoship").addHandler(logging.NullHandler())  # commands tell in words of their own
+    os.umask(0o077)  # what SQLite holds is for nobody else on this machine
     exit_code = _carry_out(list(sys.argv[1:] if arguments is None else arguments))
     try:
         sys.stdout.flush()
@@ -123,6 +127,11 @@ _PACKAGE_ID = click.IntRange(1, MAX_ID)
 _REASON = click.Choice([reason.value for reason in Reason])
 
 
+def _reason_option(command: Callable[..., None]) -> Callable[..., None]:
+    option = click.option("--reason", type=_REASON, metavar="REASON", help="All that have this reason.")
+    return option(command)
+
+
 def _why_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--why", default="", help="Kept in the timeline.")(command)
 
@@ -172,9 +181,22 @@ def migrate() -> None:
 
 
 @main.command("sandbox")
-@click.option("--port", default=8009, show_default=True, help="Where the stand-in OMS listens on loopback.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8009,
+    show_default=True,
+    help="Where the stand-in OMS listens on loopback.",
+)
 @click.option("--webhooks", "webhooks_url", help="Send the sample packages' webhooks here; nothing need be registered.")
-@click.option("--pace", "pace_s", default=5.0, show_default=True, help="Seconds from one packed package to the next.")
+@click.option(
+    "--pace",
+    "pace_s",
+    type=click.FloatRange(0.01, 3600),
+    default=5.0,
+    show_default=True,
+    help="Seconds from one packed package to the next.",
+)
 @_json_option
 def sandbox_command(port: int, webhooks_url: str | None, pace_s: float, as_json: bool) -> None:
     """Run the stand-in OMS alone, and print the variables that reach it.
@@ -227,7 +249,7 @@ def packages_command(state: str | None, reason: str | None, as_json: bool) -> No
         else:
             click.echo(explain.table_line(row) if printed else f"{explain.TABLE_HEADER}\n{explain.table_line(row)}")
         printed += 1
-    click.echo(_counted(printed), err=True)
+    click.echo(counted(printed, "package"), err=True)
 
 
 @main.command("shadow-report")
@@ -290,7 +312,7 @@ def rules_check(context: click.Context, path: str | None, as_json: bool) -> None
     if as_json:
         _print_json({"path": path, "rules": len(checked.rules), "problems": problems})
     else:
-        count = "1 rule" if len(checked.rules) == 1 else f"{len(checked.rules)} rules"
+        count = counted(len(checked.rules), "rule")
         click.echo("\n".join(problems or [f"{path}: {count}, default {checked.default}"]))
     context.exit(1 if problems else 0)
 
@@ -306,7 +328,7 @@ def rules_test(package_id: int, as_json: bool) -> None:
     if isinstance(reading, NotFound):
         raise click.ClickException(f"the OMS does not know package {package_id}")
     if not isinstance(reading, PackageSnapshot):
-        raise OmsUnreachable(f"the OMS did not show package {package_id}: {explain.unread(reading)}")
+        raise OmsUnreachable(f"the OMS did not show package {package_id}: {why_unread(reading)}")
     ruling = rules.judge(config.settings.rules, reading.facts)
     missing = ruling.field if isinstance(ruling, rules.FieldMissing) else None
     action = "wait" if isinstance(ruling, rules.FieldMissing) else ruling.action
@@ -341,14 +363,17 @@ def doctor_command(context: click.Context, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("package_ids", type=_PACKAGE_ID, nargs=-1, required=True)
+@click.argument("package_ids", type=_PACKAGE_ID, nargs=-1)
+@_reason_option
 @_why_option
 @_yes_option
 @_json_option
-def recheck(package_ids: Sequence[int], why: str, yes: bool, as_json: bool) -> None:
+def recheck(package_ids: Sequence[int], reason: str | None, why: str, yes: bool, as_json: bool) -> None:
     """Look at packages with fresh budgets: new ones, waiting ones, and those that wait for a person."""
-    _, database = _stored()
-    if len(package_ids) > 1:
+    database = _stored_for(package_ids, reason)
+    if reason is not None:
+        package_ids = [row["package_id"] for row in _listed(database, None, reason)]
+    if reason is not None or len(package_ids) > 1:
         _confirm("Recheck", database, package_ids, yes)
     for package_id in package_ids:
         _report(package_id, operator.recheck(database, package_id, Word(why=why)), as_json)
@@ -356,15 +381,13 @@ def recheck(package_ids: Sequence[int], why: str, yes: bool, as_json: bool) -> N
 
 @main.command()
 @click.argument("package_ids", type=_PACKAGE_ID, nargs=-1)
-@click.option("--reason", type=_REASON, metavar="REASON", help="All that have this reason.")
+@_reason_option
 @_why_option
 @_yes_option
 @_json_option
 def dismiss(package_ids: Sequence[int], reason: str | None, why: str, yes: bool, as_json: bool) -> None:
     """Leave packages alone for as long as they stay Packed."""
-    if bool(package_ids) == bool(reason):
-        raise click.UsageError("name packages or a --reason, one of the two")
-    _, database = _stored()
+    database = _stored_for(package_ids, reason)
     if reason is not None:
         package_ids = [
             row["package_id"] for row in _listed(database, None, reason) if row["state"] in worklist.DISMISSIBLE
@@ -372,7 +395,7 @@ def dismiss(package_ids: Sequence[int], reason: str | None, why: str, yes: bool,
     if reason is not None or len(package_ids) > 1:
         _confirm("Dismiss", database, package_ids, yes)
     for package_id in package_ids:
-        _report(package_id, operator.dismiss(database, package_id, Word(why=why)), as_json)
+        _report(package_id, operator.dismiss(database, package_id, Word(why=why), reason), as_json)
 
 
 @main.command()
@@ -394,17 +417,20 @@ def resume(why: str, as_json: bool) -> None:
 
 
 @main.command("sweep")
-@click.option("--dry-run", is_flag=True, help="Only list what would be looked at; exit 1 if there is anything.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only list what would be looked at; exit 1 if there is anything.",
+)
 @click.option("--adopt", is_flag=True, help="Take on all that is Packed, also what no webhook announced.")
 @_yes_option
 @_json_option
 def sweep_command(dry_run: bool, adopt: bool, yes: bool, as_json: bool) -> None:
     """List all packages in Packed now, and have those looked at that no webhook announced."""
-    if dry_run and adopt:
-        raise click.UsageError("--dry-run and --adopt exclude each other")
     config, database = _stored()
     with closing(_oms(config, database)) as oms:
-        sweeper = Sweeper(config, database, oms, _pause, lambda listed: click.echo(f"listed {listed}", err=True))
+        # A stale token in somebody's shell must not hold back the workers.
+        sweeper = Sweeper(config, database, oms, _pause, _told_listed, may_brake=False)
         if not dry_run and not adopt:
             _report_swept(_sweep_at_once(sweeper, adopt=False), as_json)
             return
@@ -412,7 +438,9 @@ def sweep_command(dry_run: bool, adopt: bool, yes: bool, as_json: bool) -> None:
         _report_swept(preview, as_json)
         if dry_run:
             sys.exit(1 if preview.found else 0)
-        _ask(f"adopt {_counted(len(preview.found))}", yes)
+        if not preview.found:
+            return
+        _ask(f"adopt {counted(len(preview.found), 'package')}", yes)
         _report_swept(_sweep_at_once(sweeper, adopt=True), as_json)
 
 
@@ -434,7 +462,7 @@ def register_command(context: click.Context, check: bool, at_once: bool, yes: bo
         if check:
             context.exit(1 if plan.changes or plan.unknown else 0)
         if plan.changes:
-            _ask(f"change {_counted(len(plan.changes), 'webhook')} at {config.oms.base_url}", yes or at_once)
+            _ask(f"change {counted(len(plan.changes), 'webhook')} at {config.oms.base_url}", yes or at_once)
             register.apply(oms, target, plan)
             click.echo("done, and read back", err=True)
     if plan.unknown:
@@ -542,7 +570,7 @@ def _list_quarantine(as_json: bool) -> None:
             click.echo(
                 f"{row['delivery_id']:>10}  {at}  {row['reason']:<16} {body:<13}  {row['event_type'] or ''}".rstrip()
             )
-    click.echo("1 delivery" if len(rows) == 1 else f"{len(rows)} deliveries", err=True)
+    click.echo(counted(len(rows), "delivery", "deliveries"), err=True)
 
 
 def _became(receipt: Receipt | None) -> str:
@@ -586,6 +614,13 @@ def _stored() -> tuple[Config, Database]:
     database = Database(config.database_url)
     database.check(config.oms.base_url)
     return config, database
+
+
+def _stored_for(package_ids: Sequence[int], reason: str | None) -> Database:
+    """The database for an act on packages that are named, or on all that have a reason."""
+    if bool(package_ids) == bool(reason):
+        raise click.UsageError("name packages or a --reason, one of the two")
+    return _stored()[1]
 
 
 def _ready() -> tuple[Config, Database]:
@@ -642,7 +677,7 @@ def _confirm(action: str, database: Database, package_ids: Sequence[int], yes: b
         lines.append(f"{'…':>10}  and {len(package_ids) - _PREVIEW} more")
     click.echo("\n".join(lines), err=True)
     if package_ids:
-        _ask(f"{action} {_counted(len(package_ids))}", yes)
+        _ask(f"{action} {counted(len(package_ids), 'package')}", yes)
 
 
 def _ask(what: str, yes: bool) -> None:
@@ -658,10 +693,6 @@ def _ask(what: str, yes: bool) -> None:
         click.get_current_context().exit(0)
 
 
-def _counted(number: int, thing: str = "package") -> str:
-    return f"1 {thing}" if number == 1 else f"{number} {thing}s"
-
-
 def _report(package_id: int, acted: Acted, as_json: bool) -> None:
     if as_json:
         _print_json({"id": package_id, "done": acted.done, "text": acted.text})
@@ -670,12 +701,18 @@ def _report(package_id: int, acted: Acted, as_json: bool) -> None:
 
 
 def _oms(config: Config, database: Database) -> Oms:
+    if config.oms.omnitron is not None:  # its token is in the database
+        database.check(config.oms.base_url)
     return Oms(config.oms, credentials(config.oms, database))
 
 
 def _pause(seconds: float) -> bool:
     time.sleep(seconds)
     return False
+
+
+def _told_listed(listed: int) -> None:
+    click.echo(f"listed {listed}", err=True)
 
 
 def _sweep_at_once(sweeper: Sweeper, adopt: bool) -> Swept:
@@ -689,7 +726,8 @@ def _report_swept(swept: Swept, as_json: bool) -> None:
     """What was found. Raises `ConfigurationError` or `OmsUnreachable` where not all could be listed."""
     for one in swept.found:
         _report(one.package_id, Acted(True, one.why), as_json)
-    click.echo(f"{_counted(swept.listed)} in Packed, {len(swept.found)} to look at", err=True)
+    if swept.problem is None:
+        click.echo(f"{counted(swept.listed, 'package')} in Packed, {len(swept.found)} to look at", err=True)
     if swept.problem is not None and swept.problem.startswith(FILTER_IGNORED):
         raise ConfigurationError(f"OMS_LIST_FILTER: the OMS ignores it ({swept.problem})")
     if swept.problem is not None:
@@ -728,7 +766,7 @@ def _print_finding(finding: Finding) -> None:
 
 
 def _print_plan(target_url: str, plan: Plan, as_json: bool) -> None:
-    budget = hooks.loss_budget(hooks.COUNTDOWN)
+    budget = hooks.loss_budget()
     if as_json:
         steps = [_told_step(step) for step in plan.steps]
         _print_json({"target_url": target_url, "webhooks": steps, "unknown": plan.unknown, "loss_budget": budget})

@@ -59,7 +59,7 @@ MEANINGS: Mapping[str, str] = {
     "OMNITRON_USERNAME": "as whom",
     "OMNITRON_PASSWORD": "and with what",
     "SHIP_TRANSITION_ID": "the number of the transition that ships, reported at installation; or `SHIP_SLUG`",
-    "SHIP_SLUG": "its slug; what is empty of both is left out of the command",
+    "SHIP_SLUG": "its slug; what is empty of both is left out. The transition log names the number, so set that too",
     "WEBHOOK_SECRETS": "any of them may have signed a delivery: several, by commas, to rotate",
     "WEBHOOK_ALLOW_UNSIGNED": "1: deliveries need no signature, and `WEBHOOK_SECRETS` must be empty",
     "WEBHOOK_BASIC_AUTH": "what deliveries must show besides: `user:password`",
@@ -156,10 +156,6 @@ class Config:
     display_tz: ZoneInfo
     log_level: str
     log_format: str | None
-
-    @property
-    def lease_s(self) -> float:
-        return self.lease.total_seconds()
 
 
 def environment() -> Mapping[str, str]:
@@ -266,6 +262,7 @@ def _omnitron(reader: _Reader) -> OmnitronConfig | None:
 
 def _settings(reader: _Reader, timeout_s: float) -> Settings:
     packed = reader.text("PACKED_STATUS", "500")
+    # ASSUMED: items have the numbers of packages; the OMS guide gives no more than 100 Waiting for them.
     return Settings(
         command=_command(reader),
         rules=_rules(reader),
@@ -399,7 +396,8 @@ def _database_problem(url: sa.URL, *, on_platform: bool) -> str | None:
         return "must begin with postgresql:// or sqlite:///"
     if on_platform:
         return "SQLite does not last on this platform's disk; add the postgresql add-on"
-    return "must name a file, as sqlite:///var/autoship.db does" if url.database in (None, "", ":memory:") else None
+    named = url.database not in (None, "", ":memory:") and not url.host
+    return None if named else "must name a file after three slashes, as sqlite:///var/autoship.db does"
 
 
 def _database_url_of_parts(reader: _Reader) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from flask import Blueprint, Flask, Response, flash, redirect, render_template, request, url_for
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import BadRequest, HTTPException, NotFound, ServiceUnavailable
 from werkzeug.wrappers import Response as BaseResponse
 
@@ -34,6 +35,8 @@ NEEDING = 20
 ACTS = 8
 ENTRIES = 200
 MAX_QUERY = 100
+# Enough for every form of ours; more fields than that cost more than reading them is worth.
+MAX_FORM_BYTES = 16 * 1024
 _OPEN_TO_ALL = {"console.sign_in", "console.static"}
 _HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
@@ -74,6 +77,7 @@ def _blueprint(console: _Console) -> Blueprint:
     pages.before_request(console.check)
     pages.after_request(_guarded)
     pages.register_error_handler(HTTPException, _refused)
+    pages.register_error_handler(ParseException, lambda problem: _refused(BadRequest()))
     pages.register_error_handler(DatabaseUnavailable, _without_database)
     pages.register_error_handler(Exception, _crashed)
     both = ["GET", "POST"]
@@ -118,6 +122,7 @@ class _Console:
 
     def check(self) -> Page | None:
         """Before every page: forms must be ours, and all but the way in is for who has signed in."""
+        request.max_content_length = MAX_FORM_BYTES
         if request.method == "POST" and not signin.is_from_our_form(self._config.public_url):
             _REFUSED.emit(reason="form")
             return _problem(403, "This form is not from this session", _NOT_OUR_FORM)
@@ -156,7 +161,7 @@ class _Console:
     def start(self) -> Page:
         """Whether anything needs a person, and how today goes."""
         with self._turn():
-            found = vitals.read(self._database, count_deliveries=False)
+            found = vitals.read(self._database, self._config.oms_rate_per_s, count_deliveries=False)
             with self._database.reading() as transaction:
                 day = today.read(transaction, self._config.display_tz)
                 needing = _needing(transaction)
@@ -213,7 +218,7 @@ class _Console:
         if told.get("would", "known") is None:
             raise NotFound(f"Neither we nor the OMS know package {package_id}.")
         with self._turn():
-            found = vitals.read(self._database, count_deliveries=False)
+            found = vitals.read(self._database, self._config.oms_rate_per_s, count_deliveries=False)
             with self._database.reading() as transaction:
                 row = worklist.find(transaction, package_id)
         newest = list(reversed(told["timeline"]))
@@ -317,7 +322,7 @@ def _after_recheck(row: sa.RowMapping | None, shut: str | None, *, live: bool) -
 
 def _needing(transaction: Transaction) -> list[dict[str, Any]]:
     rows = worklist.listed(transaction, CaseState.NEEDS_ATTENTION, None, limit=NEEDING)
-    came_at = journal.entered_at(transaction, [row["package_id"] for row in rows], CaseState.NEEDS_ATTENTION)
+    came_at = journal.needed_a_person_at(transaction, [row["package_id"] for row in rows])
     return [_told(row) | {"since": came_at.get(row["package_id"], row["changed_at"])} for row in rows]
 
 

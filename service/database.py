@@ -36,8 +36,8 @@ from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnava
 HEAD = "0005"
 # A sender is answered 503 when there was no commit within 5 s.
 PATIENCE_S = 4.5
-# For each process: enough for the web's 8 threads; the looks of a worker share them, as each needs one only for
-# some milliseconds of its life.
+# For each process: more than the web's turns; the looks of a worker share them, as each needs one only for some
+# milliseconds of its life.
 CONNECTIONS = 10
 WAKE_UP_EVERY_S = 0.02
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -330,11 +330,6 @@ class Database:
         return self._engine.dialect.name == "sqlite"
 
     @property
-    def head(self) -> str:
-        """The schema revision of this code."""
-        return HEAD
-
-    @property
     def poll_interval_s(self) -> float:
         """How often a worker asks for due packages."""
         return 0.5 if self.is_sqlite else 1.0
@@ -402,7 +397,11 @@ class Database:
         Creates SQLite's folder. Raises `DatabaseOfAnotherOms` and `DatabaseUnavailable`.
         """
         if self.is_sqlite and self._url.database:
-            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(self._url.database).resolve().parent
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as problem:
+                raise DatabaseUnavailable(f"{folder} cannot be made: {problem.strerror}") from problem
         with self.transaction() as transaction:
             if not self.is_sqlite:
                 transaction.execute(sa.text("SET LOCAL statement_timeout = 0"))
@@ -416,8 +415,8 @@ class Database:
 
     def check(self, oms_base_url: str) -> None:
         """Raises `DatabaseOutdated` or `DatabaseOfAnotherOms` where this code must not work on it."""
-        if self.is_sqlite and not Path(self._url.database or "").exists():
-            raise DatabaseOutdated("the database does not exist yet: run `autoship migrate`")
+        if self.is_sqlite and not (file := Path(self._url.database or "").resolve()).exists():
+            raise DatabaseOutdated(f"the database does not exist yet: run `autoship migrate` to make {file}")
         with self.reading() as transaction:
             revision = _revision(transaction)
             if revision is None or revision < HEAD:

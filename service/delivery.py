@@ -16,7 +16,8 @@ from marshmallow import ValidationError, fields
 from service.errors import DeliveryRejected
 from service.wire import Id, State, StateValue, Text, TolerantSchema
 
-# dj-whisperer 0.5.3, client.py: sha256=<hex of HMAC-SHA256(secret, body)> over the bytes sent.
+# ASSUMED: the OMS signs as its sender library does: sha256=<hex of HMAC-SHA256(secret, body)> over the bytes sent
+# (dj-whisperer 0.5.3, client.py).
 SIGNATURE_HEADER = "x-whisperer-signature"
 _SIGNATURE = re.compile(r"sha256=([0-9a-f]{64})\Z", re.ASCII)
 _JSON_MEDIA_TYPE = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json\Z", re.ASCII)

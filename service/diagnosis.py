@@ -14,6 +14,7 @@ from service.outcome import CLOCKS_DIFFER, Misconfigured, Throttled, Unauthorise
 from service.policy import BadShape, NotFound, ReadFailed, Reading, Settings
 from service.snapshot import Items, LoggedTransition, PackageSnapshot
 from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS
+from service.words import lasting
 
 DatabaseProblem = DatabaseOutdated | DatabaseOfAnotherOms | DatabaseUnavailable
 WORKER_SILENT = timedelta(seconds=60)
@@ -48,7 +49,7 @@ CHECKS: Mapping[str, Meaning] = {
     "worker_seen": Meaning("Without a worker deliveries are accepted and nothing ships."),
     "public_url": Meaning("The OMS's deliveries come this way; it does not repeat one that was redirected."),
     "oms_answers": Meaning("Nothing is commanded without a fresh read."),
-    "token": Meaning("A token that is not accepted opens the breaker: nothing ships."),
+    "token": Meaning("A token that is not accepted opens the breaker: nothing ships.", ("login", "oms.log_in")),
     "read_rights": Meaning("Nothing is commanded without a fresh read, and the sweep needs the list."),
     "clock": Meaning("The transition log is dated by the OMS's clock and compared with the time of our commands."),
     "list_filter": Meaning(
@@ -63,7 +64,11 @@ CHECKS: Mapping[str, Meaning] = {
         ("wire.State",),
     ),
     "items": Meaning("A package ships only if all of its items are known and Packed.", ("config.OmsConfig",)),
-    "modified_date": Meaning("It guards against reads that are older than one before.", ("snapshot.parse_package",)),
+    "items_packed": Meaning("With a wrong ITEM_PACKED_STATUS nothing ships.", ("config._settings",)),
+    "rule_fields": Meaning("A package that lacks a field some rule asks waits.", ("snapshot.parse_package",)),
+    "modified_date": Meaning(
+        "It guards against reads that are older than one before.", ("snapshot.parse_package", "policy._not_repacked")
+    ),
     "commands_shape": Meaning(
         "A command the OMS does not offer is not sent, but only if its offer can be read.",
         ("snapshot.OfferedCommand",),
@@ -74,6 +79,7 @@ CHECKS: Mapping[str, Meaning] = {
         ("config.OmsConfig",),
     ),
     "webhooks": Meaning("What no webhook announces waits for the next sweep.", ("config.OmsConfig", "hooks")),
+    "deliveries": Meaning("Where signatures are made otherwise than we think, no webhook is accepted.", ("delivery",)),
 }
 
 
@@ -219,7 +225,8 @@ def answers(reading: Reading | None) -> list[Finding]:
             wait_s = reading.retry_after.total_seconds()
             return [_unknown("oms_answers", f"it asks to wait {wait_s:.0f} s (429)", "Try again then.")]
         case Unauthorised(status=401):
-            return [answered, _problem("token", "it is not accepted (401)", "Check OMS_TOKEN and OMS_AUTH_SCHEME.")]
+            advice = "Check OMS_TOKEN and OMS_AUTH_SCHEME: some of Akinon's pages, that of the list too, say Bearer."
+            return [answered, _problem("token", "it is not accepted (401)", advice)]
         case Unauthorised():  # pragma: no branch - mypy proves that there is no other
             advice = "Give the token's user the right to read packages."
             return [answered, accepted, _problem("read_rights", "packages may not be read (403)", advice)]
@@ -239,7 +246,7 @@ def list_filter(listed: Sequence[PackageSnapshot] | BadShape, settings: Settings
     """Whether only packages in Packed are listed."""
     if isinstance(listed, BadShape):
         return _problem("list_filter", listed.problem, "Check that OMS_BASE_URL is an OMS.")
-    strangers = [one for one in listed if one.state is None or not policy.is_packed(one.state, settings)]
+    strangers = [one for one in listed if not policy.is_packed(one.state, settings)]
     if strangers:
         what = f"package {strangers[0].package_id} is listed and is {strangers[0].state}, not Packed"
         return _problem("list_filter", what, "Find the spelling this OMS knows, for OMS_LIST_FILTER.")
@@ -258,7 +265,7 @@ def list_order(after: int, listed: Sequence[PackageSnapshot] | None) -> Finding:
 
 def sample(listed: Sequence[PackageSnapshot], settings: Settings) -> PackageSnapshot | None:
     """The package to look at closely, best one whose items are all Packed."""
-    packed = [one for one in listed if one.state is not None and policy.is_packed(one.state, settings)]
+    packed = [one for one in listed if policy.is_packed(one.state, settings)]
     whole = [one for one in packed if one.items and set(one.items.counts()) == {settings.item_packed_status}]
     return next(iter(whole or packed), None)
 
@@ -304,11 +311,30 @@ def items(carried: Items | None, apart: Items | None) -> Finding:
     return _ok("items", f"items at OMS_ITEMS_PATH, and no others: {len(apart.items) if apart else 0}")
 
 
+def items_packed(found: Items, settings: Settings) -> Finding:
+    """Whether the items of a Packed package are in the state that is configured to mean so."""
+    states = sorted(found.counts())
+    if states == [settings.item_packed_status]:
+        return _ok("items_packed", f"all items of a Packed package are in {settings.item_packed_status}")
+    what = f"the items of a Packed package are in {', '.join(states)}, not all in {settings.item_packed_status}"
+    return _unknown("items_packed", what, "If they are packed, ITEM_PACKED_STATUS is wrong. Else nothing.")
+
+
+def rule_fields(package: PackageSnapshot, settings: Settings) -> Finding:
+    """Whether the package shows what the rules ask."""
+    asked = sorted({name for rule in settings.rules.rules for name in rule.when})
+    missing = [name for name in asked if name not in package.facts]
+    if missing:
+        what = f"the package does not show {', '.join(missing)}"
+        return _problem("rule_fields", what, "Change the rules in RULES_FILE that ask it.")
+    return _ok("rule_fields", f"the package shows {', '.join(asked)}" if asked else "no rule asks for a field")
+
+
 def modified_date(package: PackageSnapshot) -> Finding:
     """Whether the package is dated."""
     if package.modified_at is None:
         return _unknown("modified_date", "the package has none", "Nothing: Autoship does without it.")
-    return _ok("modified_date", "the package has one")
+    return _ok("modified_date", "the package has one; whether it changes with the state cannot be seen")
 
 
 def offer(package: PackageSnapshot, settings: Settings) -> list[Finding]:
@@ -318,7 +344,7 @@ def offer(package: PackageSnapshot, settings: Settings) -> list[Finding]:
         unread = _unknown("commands_shape", "no commands in a shape we recognise", advice)
         return [unread, _unknown("command_offered", "the OMS's offer cannot be read", advice)]
     readable = _ok("commands_shape", f"commands that name themselves: {len(package.offered)}")
-    if package.state is None or not policy.is_packed(package.state, settings):
+    if not policy.is_packed(package.state, settings):
         return [readable, _unknown("command_offered", "the package is no longer Packed", "Try again.")]
     check, _ = policy.offer(package, settings)
     if check.verdict == "pass":
@@ -329,12 +355,20 @@ def offer(package: PackageSnapshot, settings: Settings) -> list[Finding]:
     return [readable, _problem("command_offered", f"{check.expected}: {check.observed}", mend)]
 
 
-def transition_log(log: tuple[LoggedTransition, ...] | None) -> Finding:
-    """What the log showed of a package that is in Packed; None where it does not answer."""
-    if log:
-        return _ok("transition_log", f"transitions of the package: {len(log)}")
-    what = "it does not answer" if log is None else "it shows no transition of the package"
-    return _unknown("transition_log", what, "Give the token's user the right to read it, or correct OMS_LOGS_PATH.")
+def transition_log(log: tuple[LoggedTransition, ...] | Reading, settings: Settings) -> Finding:
+    """What the log showed of a package that is in Packed, or why it showed nothing."""
+    advice = "Give the token's user the right to read it, or correct OMS_LOGS_PATH."
+    if isinstance(log, Unauthorised) and log.status == 401:
+        advice = "Nothing, if packages can be read: Akinon's page of the log asks for a Bearer token."
+        return _unknown("transition_log", "the token is not accepted there (401)", advice)
+    if not isinstance(log, tuple):
+        return _unknown("transition_log", "it does not answer", advice)
+    if not log:
+        return _unknown("transition_log", "it shows no transition of the package", advice)
+    if settings.command.transition_id is None:
+        advice = "Set SHIP_TRANSITION_ID too: the log's slug may be that of all transitions."
+        return _unknown("transition_log", "it names transitions by number, and only SHIP_SLUG is set", advice)
+    return _ok("transition_log", f"transitions of the package: {len(log)}")
 
 
 def webhooks(plan: Plan | str) -> Finding:
@@ -350,6 +384,14 @@ def webhooks(plan: Plan | str) -> Finding:
     if wrong:
         return _problem("webhooks", "; ".join(wrong), "Run `autoship register`.")
     return _ok("webhooks", f"{len(plan.steps)} are registered as they should be")
+
+
+def deliveries(newest_at: datetime | None, now: datetime) -> Finding:
+    """`newest_at` is when the newest delivery that was accepted came."""
+    if newest_at is None:
+        advice = "Look again after the next packing; then for delivery.rejected in the logs of the web process."
+        return _unknown("deliveries", "none has been accepted yet", advice)
+    return _ok("deliveries", f"the newest was accepted {lasting(now - newest_at)} ago")
 
 
 def _ok(name: str, what: str) -> Finding:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from service import alerts, diagnosis, hooks, policy, register, sender, sweep
 from service import config as configuration
-from service import diagnosis, hooks, register, sender, sweep
 from service.config import Config
-from service.database import Database, workers
+from service.database import Database, deliveries, workers
 from service.diagnosis import DatabaseProblem, Finding
 from service.errors import (
     ConfigurationError,
@@ -35,6 +35,7 @@ def examine(environ: Mapping[str, str]) -> list[Finding]:
     """Every check in its order."""
     try:
         config = configuration.load(environ)
+        alerts.targets(config)
     except ConfigurationError as problem:
         return diagnosis.complete(diagnosis.configuration(problem.problems))
     return diagnosis.complete([*diagnosis.configuration(()), *_examine(config, Database(config.database_url))])
@@ -63,6 +64,8 @@ def _examine(config: Config, database: Database) -> Iterator[Finding]:
         with database.reading() as transaction:
             seen_at = transaction.execute(sa.select(sa.func.max(workers.c.seen_at)))
             yield diagnosis.worker(seen_at.scalar(), transaction.now)
+            newest = sa.select(deliveries.c.last_seen_at).order_by(deliveries.c.delivery_id.desc()).limit(1)
+            yield diagnosis.deliveries(transaction.execute(newest).scalar(), transaction.now)
     if problem is None or config.oms.omnitron is None:
         token = credentials(config.oms, database)
         # The clock that dates our attempts is the database's.
@@ -123,9 +126,13 @@ def _package(config: Config, oms: Oms, package_id: int) -> Iterator[Finding]:
     apart = listed if isinstance(listed, Items) else None
     yield diagnosis.items(read.items, apart)
     yield diagnosis.enum_class(read, read.items or apart)
+    found = read.items or apart
+    if found is not None and found.items and found.problem is None and policy.is_packed(read.state, config.settings):
+        yield diagnosis.items_packed(found, config.settings)
+    yield diagnosis.rule_fields(read, config.settings)
     yield diagnosis.modified_date(read)
     yield from diagnosis.offer(read, config.settings)
-    yield diagnosis.transition_log(oms.transition_log(package_id))
+    yield diagnosis.transition_log(oms.transition_log(package_id), config.settings)
 
 
 def _now(database: Database) -> datetime:

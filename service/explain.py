@@ -13,8 +13,7 @@ import sqlalchemy as sa
 from service import brakes, journal, policy, worklist
 from service.database import Database, Transaction, deliveries
 from service.errors import OmsUnreachable
-from service.oms import Oms
-from service.outcome import Misconfigured, Throttled, Unauthorised
+from service.oms import Oms, why_unread
 from service.policy import (
     MEANINGS,
     BadShape,
@@ -23,8 +22,6 @@ from service.policy import (
     Evidence,
     NotFound,
     Outcome,
-    ReadFailed,
-    Reading,
     Reason,
     Settings,
     Verdict,
@@ -51,8 +48,10 @@ def stored(database: Database, package_id: int) -> dict[str, Any] | None:
             return None
         case = worklist.case_of(row)
         attempts = [_attempt(attempt) for attempt in journal.attempts_of(transaction, [package_id])]
-        advice = _advice(MEANINGS[case.state, case.reason][1], package_id)
         held_back = brakes.read(transaction).against_command(package_id, transaction.now)
+        waits = case.state is CaseState.WAITING and case.reason is None and held_back is not None
+        reason = Reason.BRAKE if waits else case.reason
+        advice = _advice(MEANINGS[case.state, reason][1], package_id)
         return _frame(case, _summary(case, attempts, held_back), advice) | {
             "next_check_at": instant(row["due_at"]),
             "attempts": attempts,
@@ -67,35 +66,21 @@ def unseen(database: Database, oms: Oms, settings: Settings, package_id: int) ->
     """
     with database.reading() as transaction:
         now, deliveries_of_it = transaction.now, _timeline(transaction, package_id)
+        shipped_values = settings.shipped_statuses or journal.shipped_values_learned(transaction)
     reading, case = oms.read(package_id), Case(package_id=package_id)
     match reading:
         case PackageSnapshot():
-            view = View(case=case, settings=settings, now=now, jitter=0.0, shipped_values=settings.shipped_statuses)
+            view = View(case=case, settings=settings, now=now, jitter=0.0, shipped_values=shipped_values)
             told = _projected(policy.decide(view, reading))
         case NotFound():
             told = _unseen(case, "Neither we nor the OMS know it.", "Check the number.", None)
         case BadShape():
             told = _unseen(case, f"We cannot judge it: {reading.problem}.", "Look at it in the OMS.", "wait")
         case _:
-            raise OmsUnreachable(f"package {package_id} is new to us, and the OMS did not show it: {unread(reading)}")
+            raise OmsUnreachable(
+                f"package {package_id} is new to us, and the OMS did not show it: {why_unread(reading)}"
+            )
     return told | {"timeline": deliveries_of_it}
-
-
-def unread(reading: Reading) -> str:
-    """Why a read showed no package, in words that hold nothing secret."""
-    match reading:
-        case ReadFailed():
-            return reading.cause
-        case Unauthorised():
-            return f"it does not accept OMS_TOKEN here ({reading.status})"
-        case Throttled():
-            return f"it asks to wait {reading.retry_after.total_seconds():.0f} s (429)"
-        case Misconfigured():
-            return f"it answers with a redirect ({reading.status}); check OMS_BASE_URL"
-        case BadShape():
-            return reading.problem
-        case _:
-            return "it does not know the package"
 
 
 def listed(row: sa.RowMapping) -> dict[str, Any]:
@@ -130,6 +115,8 @@ def _summary(case: Case, attempts: Sequence[Mapping[str, Any]], held_back: str |
     meaning = MEANINGS[case.state, case.reason][0]
     if case.reason is Reason.BRAKE and held_back is not None:
         meaning = f"It is eligible, but commands are held back: {held_back}."
+    if case.state is CaseState.WAITING and case.reason is None and held_back is not None:
+        meaning = f"It is to be looked at, and work is held back: {held_back}."
     if case.read_problem is None:
         return meaning
     reads = "read" if case.failed_reads == 1 else f"{case.failed_reads} reads"
@@ -182,8 +169,9 @@ def _attempt(row: sa.RowMapping) -> dict[str, Any]:
 
 
 def _timeline(transaction: Transaction, package_id: int) -> list[dict[str, Any]]:
-    """Deliveries and everything we noted, oldest first."""
-    query = sa.select(deliveries).where(deliveries.c.package_id == package_id)
+    """The newest deliveries and notes, oldest first."""
+    newest = deliveries.c.received_at.desc()
+    query = sa.select(deliveries).where(deliveries.c.package_id == package_id).order_by(newest).limit(journal.MAX_TOLD)
     entries = [(row["received_at"], "delivery", _delivery(row)) for row in transaction.execute(query).mappings()]
     entries += [(row["at"], row["kind"], row["text"]) for row in journal.timeline_of(transaction, package_id)]
     entries.sort(key=lambda entry: entry[0])

@@ -85,10 +85,10 @@ class Plan:
 
 
 class _HookSchema(TolerantSchema):
-    id = Id(required=True)
-    target_url = fields.String(required=True)
-    event_type = fields.String(required=True)
-    is_active = fields.Boolean(load_default=True)
+    id = Id()
+    target_url = fields.String()
+    event_type = fields.String()
+    is_active = fields.Boolean()
     secret_key = fields.Raw(allow_none=True)
     retry_countdown_config = fields.Raw(allow_none=True)
     additional_headers = fields.Raw(allow_none=True)
@@ -128,21 +128,24 @@ def plan(wanted: Wanted, existing: Sequence[Hook], known: frozenset[str] | None)
     return Plan(steps, unknown)
 
 
-def time_until_given_up(countdown: Mapping[str, Any]) -> timedelta:
-    """How long after its first try the sender's last repetition comes, at the earliest.
+def time_until_given_up() -> timedelta:
+    """How long after its first try the last repetition of a sender with our countdown comes.
 
-    Pauses as in dj-whisperer 0.5.3, countdown.py. Raises `ValueError` for a countdown that has no such name.
+    Pauses as in dj-whisperer 0.5.3, countdown.py.
     """
-    return timedelta(seconds=sum(_pause_s(countdown, repetition) for repetition in range(REPETITIONS)))
+    given = COUNTDOWN["kwargs"]
+    pauses = (given["base"] ** repetition * given["factor"] for repetition in range(REPETITIONS))
+    return timedelta(seconds=sum(min(pause_s, given["limit"]) for pause_s in pauses))
 
 
-def loss_budget(countdown: Mapping[str, Any]) -> str:
+def loss_budget() -> str:
     """How long we may be down before the sender gives up, in words."""
-    minutes = int(time_until_given_up(countdown).total_seconds()) // 60
+    minutes = int(time_until_given_up().total_seconds()) // 60
     return (
-        f"The OMS tries a delivery {REPETITIONS + 1} times within {minutes // 60} h {minutes % 60} min: we may be down "
-        f"that long and lose none. Whether a job of its own then tries up to {LATER_TRIES} times more is unknown. What "
-        "is lost after that is found by the sweep while the package is still in Packed."
+        f"Registered so, a sender like dj-whisperer 0.5.3 tries a delivery {REPETITIONS + 1} times within "
+        f"{minutes // 60} h {minutes % 60} min: that long we may be down. Whether a job of its own then tries up to "
+        f"{LATER_TRIES} times more is unknown. What is lost all the same is found by the sweep while the package is "
+        "still in Packed."
     )
 
 
@@ -193,20 +196,3 @@ def _basic(required: Authentication) -> dict[str, Any]:
 
 def _mapping(value: object) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
-
-
-def _pause_s(countdown: Mapping[str, Any], repetition: int) -> int:
-    given = countdown["kwargs"]
-    match countdown["choice"]:
-        case "fixed":
-            pause_s = given["seconds"]
-        case "linear":
-            pause_s = given["base"] * repetition
-        case "exponential":
-            pause_s = given["base"] ** repetition * given.get("factor", 1)
-        case "random":
-            pause_s = given["min_value"]
-        case other:
-            raise ValueError(f"no countdown is called {other!r}")
-    limit = given.get("limit")
-    return int(pause_s if limit is None else min(pause_s, limit))

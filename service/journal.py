@@ -10,9 +10,10 @@ import sqlalchemy as sa
 
 from service.database import Transaction, attempts, learned_shipped, timeline
 from service.outcome import Command, CommandAnswer, Refused, Unauthorised
-from service.policy import Attempt, Note, Outcome, Resolution
+from service.policy import Attempt, CaseState, Note, Outcome, Resolution
 
 PACKAGES_TO_LEARN_FROM = 3
+MAX_TOLD = 1000
 # Stands where the package would in the timeline of the service itself.
 SERVICE = 0
 
@@ -104,7 +105,7 @@ def record_read_back(transaction: Transaction, attempt: Attempt, resolution: Res
 
 
 def give_up_open(transaction: Transaction, package_id: int) -> None:
-    """An operator looks into it: what an open attempt did stays unknown."""
+    """An operator looks into it: what an open attempt that was answered did stays unknown."""
     given_up = {"resolution": Resolution.UNKNOWN, "resolved_at": transaction.now}
     where = (attempts.c.package_id == package_id, attempts.c.resolution.is_(None))
     transaction.execute(sa.update(attempts).where(*where, attempts.c.outcome.is_not(None)).values(**given_up))
@@ -125,14 +126,15 @@ def note(transaction: Transaction, package_id: int, notes: Iterable[Note]) -> No
 
 
 def timeline_of(transaction: Transaction, package_id: int) -> Sequence[sa.RowMapping]:
-    """The package's timeline, oldest first."""
-    query = sa.select(timeline).where(timeline.c.package_id == package_id).order_by(timeline.c.entry_id)
-    return transaction.execute(query).mappings().all()
+    """The package's newest `MAX_TOLD` timeline entries, oldest first."""
+    newest = timeline.c.entry_id.desc()
+    query = sa.select(timeline).where(timeline.c.package_id == package_id).order_by(newest).limit(MAX_TOLD)
+    return transaction.execute(query).mappings().all()[::-1]
 
 
-def entered_at(transaction: Transaction, package_ids: Sequence[int], state: str) -> dict[int, datetime]:
-    """When each of these packages last came into a state, as far as the timeline goes back."""
-    into = timeline.c.package_id.in_(package_ids), timeline.c.kind.like(f"{state}/%")
+def needed_a_person_at(transaction: Transaction, package_ids: Sequence[int]) -> dict[int, datetime]:
+    """When each of these packages last came to need a person, as far as the timeline goes back."""
+    into = timeline.c.package_id.in_(package_ids), timeline.c.kind.like(f"{CaseState.NEEDS_ATTENTION}/%")
     query = sa.select(timeline.c.package_id, sa.func.max(timeline.c.at).label("at")).where(*into)
     found = transaction.execute(query.group_by(timeline.c.package_id)).mappings()
     return {row["package_id"]: row["at"] for row in found}

@@ -13,7 +13,7 @@ from service.config import OmnitronConfig, OmsConfig
 from service.database import Database, Transaction, login
 from service.oms import Credentials, FixedToken, LoginFailed, log_in
 
-# Akinon's channel-app 0.0.161 allows itself this many, so the server is taken to limit them (inferred).
+# ASSUMED: the server limits logins to what Akinon's channel-app 0.0.161 allows itself.
 MOST_LOGINS = 3
 WITHIN = timedelta(minutes=6)
 _MARGIN = timedelta(seconds=2)
@@ -66,16 +66,17 @@ class Login:
                 self._token = token
                 return token
             if mine is not None:
-                self._token = self._log_in() if mine else None
+                self._token = self._log_in(rejected) if mine else None
                 return self._token
             time.sleep(_POLL_S)
         return None
 
-    def _log_in(self) -> str | None:
+    def _log_in(self, rejected: str | None) -> str | None:
         answer = log_in(self._config, self._timeout_s)
         token = None if isinstance(answer, LoginFailed) else answer
         with self._database.transaction() as transaction:
-            transaction.execute(sa.update(login).values(token=token, leased_until=None))
+            # One address that refuses a token does not make it useless for the others: it is given up for a better one.
+            transaction.execute(sa.update(login).values(token=token or rejected, leased_until=None))
         if isinstance(answer, LoginFailed):
             _FAILED.emit(cause=answer.cause)
         else:

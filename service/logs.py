@@ -59,7 +59,7 @@ WEB_CRASHED = declare(
 LOOK_CRASHED = declare(
     "look.crashed",
     logging.ERROR,
-    "A defect of ours, in a look, the sweep or the pruning (`where`); it is done again later.",
+    "A defect of ours, or in a claim a row that a newer version wrote (`where`); it is tried again later.",
     ("where", "package_id", "error", "trace"),
     alert=True,
 )

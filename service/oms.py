@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -47,6 +48,12 @@ _CANNOT_ANSWER = (
     httpx.InvalidURL,
     UnicodeEncodeError,  # a lone surrogate in the link to a next page
 )
+_KNOWN_CAUSES: Mapping[type[BaseException], str] = {
+    socket.gaierror: "the name is not found",
+    ssl.SSLCertVerificationError: "its certificate is not trusted",
+    ssl.SSLError: "it does not speak TLS",
+    ConnectionRefusedError: "nothing listens there",
+}
 # httpx would keep the one and send it back, and parse the other, raising where it is broken.
 _NOT_FOR_HTTPX = (b"set-cookie", b"location")
 _HEADERS = {
@@ -231,15 +238,17 @@ class Oms:
             return outcome.classify(answer.status, answer.headers, answer.body, self._wall_clock())
         return Ambiguous(answer.cause) if answer.sent else NotSent(answer.cause)
 
-    def transition_log(self, package_id: int) -> tuple[LoggedTransition, ...] | None:
-        """The package's newest logged transitions, or None where the log does not answer.
+    def transition_log(self, package_id: int) -> tuple[LoggedTransition, ...] | BadShape | Unread:
+        """The package's newest logged transitions, or why the log does not show them.
 
-        It is optional evidence: a token may well not be allowed to read it.
+        It is optional evidence, and Akinon's pages ask another kind of token for it than for packages: where ours is
+        refused, there is no login for another one.
         """
-        page = self._get(self._address(self._config.logs_path.format(id=package_id)))
-        content = page.content if isinstance(page, _Document) else None
-        rows = content.get("results") if isinstance(content, Mapping) else None
-        return parse_transitions(package_id, rows) if isinstance(rows, list) else None
+        page = self._get(self._address(self._config.logs_path.format(id=package_id)), renewing=False)
+        if not isinstance(page, _Document):
+            return page
+        rows = page.content.get("results") if isinstance(page.content, Mapping) else None
+        return parse_transitions(package_id, rows) if isinstance(rows, list) else BadShape("the log is not a list")
 
     def list_packed(self, query_or_address: str) -> ListPage | Reading:
         """One page of `GET /api/v1/oms/packages/`: by its query (`?…`), or at the address a page gave for the next."""
@@ -310,12 +319,17 @@ class Oms:
             return None
         try:
             address = urljoin(self._address("/"), link)
-            return address if _origin(address) == _origin(self._config.base_url) else None
+            same = _origin(address) == _origin(self._config.base_url)
+            # A user in the address would take the place of the token.
+            return address if same and urlsplit(address).username is None else None
         except ValueError:
             return None
 
-    def _get(self, address: str) -> _Document | Unread:
-        answer = self._get_as_whom(address)
+    def _get(self, address: str, *, renewing: bool = True) -> _Document | Unread:
+        token = self._credentials.current()
+        if token is None:
+            return ReadFailed(LOGIN_FAILED)
+        answer = self._get_renewing(address, token) if renewing else self._get_once(address, token)
         if isinstance(answer, _NoAnswer):
             out_of_time = time.monotonic() >= self._reads_end_at
             return ReadFailed("its reads took too long together" if out_of_time else answer.cause)
@@ -329,11 +343,8 @@ class Oms:
             return meaning
         return ReadFailed(f"answered {answer.status}")
 
-    def _get_as_whom(self, address: str) -> _Answer | _NoAnswer:
-        """With the current token, and once more with a new one where that is refused and there is a new one."""
-        token = self._credentials.current()
-        if token is None:
-            return _NoAnswer(LOGIN_FAILED, sent=False)
+    def _get_renewing(self, address: str, token: str) -> _Answer | _NoAnswer:
+        """With this token, and once more with a new one where it is refused and there is a new one."""
         answer = self._get_once(address, token)
         if isinstance(answer, _Answer) and answer.status == 401:
             renewed = self._credentials.renew(token)
@@ -355,8 +366,25 @@ class Oms:
         return answer
 
 
+def why_unread(reading: Reading) -> str:
+    """Why a read showed no package, in words that hold nothing secret."""
+    match reading:
+        case ReadFailed():
+            return reading.cause
+        case Unauthorised():
+            return f"it does not accept OMS_TOKEN here ({reading.status})"
+        case Throttled():
+            return f"it asks to wait {reading.retry_after.total_seconds():.0f} s (429)"
+        case Misconfigured():
+            return f"it answers with a redirect ({reading.status}); check OMS_BASE_URL"
+        case BadShape():
+            return reading.problem
+        case _:
+            return "it has no such thing (404)"
+
+
 def log_in(config: OmnitronConfig, timeout_s: float) -> str | LoginFailed:
-    """A token of Omnitron, which its other services accept: `POST /api/i1/auth/login/`, integration guide.
+    """A token of Omnitron: `POST /api/i1/auth/login/`, integration guide. ASSUMED: the OMS accepts it.
 
     Akinon's own SDK (omnisdk 0.0.103) asks `/api/v1/auth/login/`; that is tried where the first is not there.
     """
@@ -395,7 +423,18 @@ def _exchange(
     except _TooLateToSend:
         return _NoAnswer("not under way within a second of its attempt row", sent=False)
     except _CANNOT_ANSWER as problem:
-        return _NoAnswer(type(problem).__name__, sent=line.sent)
+        return _NoAnswer(_in_words(problem), sent=line.sent)
+
+
+def _in_words(problem: BaseException) -> str:
+    """The kind of a failure and, where it is known, its cause; never what was sent or received."""
+    kind, cause = type(problem).__name__, problem.__cause__ or problem.__context__
+    while cause is not None:
+        for known, words in _KNOWN_CAUSES.items():
+            if isinstance(cause, known):
+                return f"{kind}: {words}"
+        cause = cause.__cause__ or cause.__context__
+    return kind
 
 
 def _whole(response: httpx.Response) -> _Answer | _NoAnswer:

@@ -76,10 +76,10 @@ def recheck(database: Database, package_id: int, word: Word = NO_WORD) -> Acted:
     return _recorded("recheck", Acted(True, text), package_id)
 
 
-def dismiss(database: Database, package_id: int, word: Word = NO_WORD) -> Acted:
-    """Leaves a package alone for as long as it stays Packed."""
+def dismiss(database: Database, package_id: int, word: Word = NO_WORD, reason: str | None = None) -> Acted:
+    """Leaves a package alone for as long as it stays Packed; with `reason`, only if that is still its reason."""
     with database.transaction() as transaction:
-        done = worklist.dismiss(transaction, package_id)
+        done = worklist.dismiss(transaction, package_id, reason)
         if done:
             _note(transaction, package_id, word.added_to(DISMISSED))
     text = "dismissed" if done else "no open case, or a command is under way"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from service import explain, hooks
+from service import hooks
 from service.config import Config
 from service.errors import ConfigurationError, OmsUnreachable
 from service.hooks import Action, Plan, Step, Wanted
-from service.oms import HookRefused, HookSaved, Oms, Unread
+from service.oms import HookRefused, HookSaved, Oms, Unread, why_unread
 from service.policy import BadShape, NotFound
 
 # One to do it, and one more where somebody else did the same meanwhile.
@@ -56,4 +56,4 @@ def _carry_out(oms: Oms, step: Step) -> None:
 
 
 def _unread(answer: BadShape | Unread) -> str:
-    return "nothing is at OMS_HOOKS_PATH (404)" if isinstance(answer, NotFound) else explain.unread(answer)
+    return "nothing is at OMS_HOOKS_PATH (404)" if isinstance(answer, NotFound) else why_unread(answer)

@@ -1,7 +1,7 @@
 """What is deleted when it is old, so that no table grows for ever.
 
-Deleting may cause a look, never a command: package rows, open attempts, the last attempt of an episode and everything
-about a case that is not closed stay.
+Deleting may cause a look, never a command: package rows, open attempts, the last attempt of an episode and all attempts
+of a case that is not closed stay.
 """
 
 from __future__ import annotations

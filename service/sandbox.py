@@ -144,8 +144,9 @@ class Sent:
 class StandInOms:
     """The OMS. All methods may be called from any thread.
 
-    `offers` makes an element of a packed package's `commands` (None: the list stays empty, as in the only
-    published sample). `duplicates` is the share of events sent again under their uuid, `doubles` the share sent
+    What the documentation leaves open is made up: error bodies, the state after Packed, what stands in `commands`.
+    `offers`: whether a packed package lists our command; if not, the list is empty as in the only published sample.
+    `duplicates` is the share of events sent again under their uuid, `doubles` the share sent
     again under a fresh one.
     """
 
@@ -646,7 +647,7 @@ def play(oms: StandInOms, pace_s: float = 0.4, sleep: Callable[[float], None] = 
 def run_alone(port: int, webhooks_url: str | None, pace_s: float, say: Callable[[Mapping[str, str]], None]) -> None:
     """The stand-in OMS in the foreground until Ctrl-C; `say` is told the variables that reach it.
 
-    The sample packages' webhooks go to `webhooks_url`, repeated with growing pauses until somebody answers there;
+    The sample packages' webhooks go to `webhooks_url`, repeated for 17 minutes until somebody answers there;
     without it work goes on in the warehouse for ever, and webhooks go where they are registered.
     """
     oms = sample_oms() if webhooks_url else StandInOms(duplicates=0.3, doubles=0.2)

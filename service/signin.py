@@ -80,8 +80,11 @@ class Tries:
 
 
 def key_of(admin_token: str) -> bytes:
-    """What sessions are signed with; says nothing about the token."""
-    return hmac.digest(admin_token.encode(), _KEY_LABEL, "sha256")
+    """What sessions are signed with, the same in every process.
+
+    Slow to make, as every visitor gets something signed with it, to guess the token by.
+    """
+    return hashlib.scrypt(admin_token.encode(), salt=_KEY_LABEL, n=2**14, r=8, p=1, dklen=32)
 
 
 def begin(name: str) -> None:

@@ -51,7 +51,7 @@ class OfferedCommand:
 class PackageSnapshot:
     """One read of one package. `items` is None where the package does not carry them.
 
-    `offered` is None where no command is listed, or none in a shape we recognise.
+    `offered` is None where no command is listed, or not each in a shape we recognise.
     `facts` holds only what the package has: a missing key means the OMS did not say.
     """
 
@@ -134,8 +134,8 @@ _COMMAND = _CommandSchema()
 def parse_package(package_id: int, document: object) -> PackageSnapshot | None:
     """The snapshot in a package document, or None if it is not a document of this package.
 
-    Keys: `packageitem_set`, `commands`, `stock_location` and the others are those of the OMS's package
-    service pages. ASSUMED: `modified_date` of the package itself.
+    Keys: `packageitem_set`, `commands` and `stock_location` are those of the OMS's package service pages.
+    ASSUMED: `modified_date` of the package itself, and that the fields rules ask are named as in the package webhook.
     """
     package = _PACKAGE.read(document)
     if not isinstance(document, Mapping) or package.get("id") != package_id:

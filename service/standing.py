@@ -146,4 +146,5 @@ _TRACES: Mapping[str, Callable[[Vitals], tuple[str | None, datetime | None]]] = 
     "worker_silent": lambda found: (None, found.worker_seen_at or found.made_at),
     "webhooks_silent": lambda found: (None, found.last_webhook_at or found.made_at),
     "filter_ignored": lambda found: (found.sweep_problem, found.last_sweep_at),
+    "sweep_failing": lambda found: (found.sweep_problem, found.last_sweep_at or found.made_at),
 }

@@ -17,7 +17,7 @@ from service import brakes, journal, logs, policy, worklist
 from service.brakes import SWEEP, Operation
 from service.config import Config
 from service.database import Database, Transaction, deliveries, packages, sweep
-from service.oms import ListPage, Oms
+from service.oms import ListPage, Oms, why_unread
 from service.outcome import Misconfigured, Throttled, Unauthorised
 from service.policy import Note, Reading, Reason, Settings
 from service.snapshot import PackageSnapshot
@@ -94,7 +94,8 @@ def listing_query(config: Config, after: int | None = None) -> str:
 class Sweeper:
     """Sweeps with one client of the OMS.
 
-    `wait(seconds)` pauses, and is True once the sweep is to stop. `told` hears how many are listed by now.
+    `wait(seconds)` pauses, and is True once the sweep is to stop. `told` hears how many are listed by now. `may_brake`:
+    what the OMS answers holds back all workers where it must.
     """
 
     def __init__(
@@ -104,12 +105,15 @@ class Sweeper:
         oms: Oms,
         wait: Callable[[float], bool],
         told: Callable[[int], None] = lambda listed: None,
+        *,
+        may_brake: bool = True,
     ) -> None:
         self._config = config
         self._database = database
         self._oms = oms
         self._wait = wait
         self._told = told
+        self._may_brake = may_brake
 
     @property
     def poll_interval_s(self) -> float:
@@ -122,7 +126,7 @@ class Sweeper:
         `adopt` takes on all that no webhook announced. Raises `DatabaseUnavailable`.
         """
         at_once = at_once or adopt
-        turn = self._take_turn(at_once) if at_once or self._is_due() else None
+        turn = self._take_turn(at_once=at_once, adopt=adopt) if at_once or self._is_due() else None
         if turn is None:
             return None
         try:
@@ -173,9 +177,13 @@ class Sweeper:
         """All pages, again and again: what ships meanwhile moves others to a page that was read already."""
         seen: set[int] = set()
         for _ in range(MAX_UNORDERED_PASSES):
-            known = len(seen)
+            known, asked = len(seen), set[str]()
             at: str | None = listing_query(self._config)
             while at is not None:
+                if at in asked:
+                    yield "the list goes in a circle"
+                    return
+                asked.add(at)
                 page = self._list(at)
                 if isinstance(page, str):
                     yield page
@@ -198,25 +206,37 @@ class Sweeper:
         page = self._oms.list_packed(query_or_address)
         if not isinstance(page, ListPage):
             return self._unlisted(page)
-        self._note_brake(brakes.note_listed)
-        strangers = [one for one in page.packages if not self._is_packed(one)]
+        if self._may_brake:
+            self._note_brake(brakes.note_listed)
+        strangers = [one for one in page.packages if not policy.is_packed(one.state, self._config.settings)]
         return f"{FILTER_IGNORED}: package {strangers[0].package_id} is not Packed" if strangers else page
 
     def _unlisted(self, reading: Reading) -> str:
-        """Puts the brakes on where the answer demands it. Its problem in words."""
-        braking = isinstance(reading, Throttled | Misconfigured)
-        if braking or (isinstance(reading, Unauthorised) and reading.status == 401):
-            self._note_brake(lambda transaction: brakes.note_answer(transaction, SWEEP, Operation.READ, reading))
-        return f"the list was not answered: {_named(reading)}"
+        """Puts the brakes on where the answer demands it. Its problem in words.
+
+        Akinon's pages ask another kind of token for the list than for a package. So where the list refuses ours, the
+        newest package that we know is read, and its answer counts: the sweep must not stop what works without it.
+        """
+        problem, package_id, answer = f"the list was not answered: {why_unread(reading)}", SWEEP, reading
+        if not self._may_brake:
+            return problem
+        refused = isinstance(reading, Unauthorised) and reading.status == 401
+        if refused and (known := self._newest_package()) is not None:
+            package_id, answer = known, self._oms.read_alone(known)
+        if refused or isinstance(answer, Throttled | Misconfigured):
+            self._note_brake(lambda transaction: brakes.note_answer(transaction, package_id, Operation.READ, answer))
+        return problem
+
+    def _newest_package(self) -> int | None:
+        with self._database.reading() as transaction:
+            newest: int | None = transaction.execute(sa.select(sa.func.max(packages.c.package_id))).scalar()
+        return newest
 
     def _note_brake(self, note: Callable[[Transaction], str | None]) -> None:
         with self._database.transaction() as transaction:
             cause = note(transaction)
         if cause is not None:
             brakes.CHANGED.emit(cause=cause)
-
-    def _is_packed(self, package: PackageSnapshot) -> bool:
-        return package.state is not None and policy.is_packed(package.state, self._config.settings)
 
     def _admitted(self) -> str | None:
         with self._database.transaction() as transaction:
@@ -258,15 +278,17 @@ class Sweeper:
             row = transaction.execute(sa.select(sweep, self._database.time.label("now"))).mappings().one()
         return self._may_begin(row, row["now"], at_once=False)
 
-    def _take_turn(self, at_once: bool) -> _Turn | None:
+    def _take_turn(self, *, at_once: bool, adopt: bool) -> _Turn | None:
         with self._database.transaction() as transaction:
             row = transaction.execute(sa.select(sweep).with_for_update()).mappings().one()
             now = transaction.now
             if not self._may_begin(row, now, at_once):
                 return None
-            turn = _Turn(row["fence"] + 1, row["cursor"] if row["under_way"] else 0, row["finished_at"] is None)
+            # What a broken-off pass has put into the backlog must be listed again to be adopted.
+            resumed = row["under_way"] and not adopt
+            turn = _Turn(row["fence"] + 1, row["cursor"] if resumed else 0, row["finished_at"] is None)
             begun = {"fence": turn.fence, "leased_until": now + self._config.lease}
-            if not row["under_way"]:
+            if not resumed:
                 begun |= {"started_at": now, "under_way": True, "cursor": 0, "listed": 0, "hinted": 0, "problem": None}
             transaction.execute(sa.update(sweep).values(**begun))
             return turn
@@ -338,7 +360,3 @@ def _write(transaction: Transaction, turn: _Turn, values: Mapping[str, object]) 
     mine = sa.update(sweep).where(sweep.c.fence == turn.fence).values(**values)
     if transaction.execute(mine).rowcount != 1:
         raise _TurnLost
-
-
-def _named(reading: Reading) -> str:
-    return getattr(reading, "cause", None) or getattr(reading, "problem", None) or type(reading).__name__

@@ -16,7 +16,7 @@ from pathlib import Path
 from service import config as configuration
 from service import explain, logs, sandbox, worklist
 from service.config import SANDBOX_DATABASE, SQLITE_DEFAULT, Config
-from service.database import Database
+from service.database import HEAD, Database
 from service.errors import ConfigurationError, DatabaseUnavailable
 from service.worker import on_signals
 
@@ -105,8 +105,8 @@ def sandbox_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
 def migrate(database: Database, oms_base_url: str) -> None:
     """Brings the schema up to date and says so where there was something to do."""
     before = database.migrate(oms_base_url)
-    if before != database.head:
-        _MIGRATED.emit(before=before or "empty", after=database.head)
+    if before is None or before < HEAD:
+        _MIGRATED.emit(before=before or "empty", after=HEAD)
     database.dispose()
 
 
@@ -145,8 +145,11 @@ def _prepare(config: Config) -> None:
 
 def _sandbox_environment(url: str, oms: sandbox.StandInOms) -> dict[str, str]:
     rules_file = SANDBOX_ENVIRONMENT.with_name("sandbox-rules.toml")
-    rules_file.parent.mkdir(exist_ok=True)
-    rules_file.write_text(sandbox.SANDBOX_RULES, encoding="utf-8")
+    try:
+        rules_file.parent.mkdir(exist_ok=True)
+        rules_file.write_text(sandbox.SANDBOX_RULES, encoding="utf-8")
+    except OSError as problem:
+        raise ConfigurationError(f"{rules_file}: cannot be written in this folder: {problem.strerror}") from problem
     own = {"DATABASE_URL": SANDBOX_DATABASE, "RULES_FILE": str(rules_file), "SETTLE_S": "1", "RETRY_BASE_S": "1"}
     return sandbox.environment(url, oms) | own
 

@@ -23,10 +23,11 @@ from service.database import (
     sweep,
     workers,
 )
-from service.policy import Reason
+from service.policy import UNKNOWN_TO_OMS, CaseState, Reason
 
 ATTEMPTS_WITHIN = timedelta(hours=24)
 UNANNOUNCED_WITHIN = timedelta(hours=1)
+LONG_HELD_BACK = timedelta(minutes=30)
 # With the usual backoff, after some minutes.
 READ_FAILURES = 6
 
@@ -37,7 +38,8 @@ class Vitals:
 
     `deliveries` counts what was answered 2xx and is kept, repetitions under `duplicate`. `attempts` are those of the
     last 24 h by outcome, `open` without one. `unannounced`: packages that the sweep alone found within the last hour.
-    `unreadable`: packages whose last six reads or more all failed. `held_up`: what is due may rightly wait.
+    `unreadable`: packages whose last six reads or more all failed, but those the OMS does not know. `held_back`:
+    packages that have been in Packed for half an hour and wait behind a brake. `held_up`: what is due may rightly wait.
     """
 
     now: datetime
@@ -48,6 +50,7 @@ class Vitals:
     quarantined: int
     unannounced: int
     unreadable: int
+    held_back: int
     missed: int
     oldest_due_at: datetime | None
     worker_seen_at: datetime | None
@@ -86,14 +89,14 @@ class Vitals:
         return max(0.0, (self.now - moment).total_seconds())
 
 
-def read(database: Database, *, count_deliveries: bool = True) -> Vitals:
-    """The vitals now. Raises `DatabaseUnavailable`.
+def read(database: Database, rate_per_s: float, *, count_deliveries: bool = True) -> Vitals:
+    """The vitals now; `rate_per_s` is `OMS_RATE_PER_S`. Raises `DatabaseUnavailable`.
 
     Counting the deliveries is what takes time: up to a second for three million of them.
     """
     with database.reading() as transaction:
         now = transaction.now
-        parts = (*_parts(now), *([_counted_deliveries()] if count_deliveries else []))
+        parts = (*_parts(now, rate_per_s), *([_counted_deliveries()] if count_deliveries else []))
         rows = transaction.execute(sa.union_all(*parts)).mappings().all()
     kept = [row for row in rows if row["part"] == "delivery"]
     fates = dict.fromkeys(("accepted", "ignored", "quarantined"), 0) | {row["a"]: row["n"] for row in kept}
@@ -107,6 +110,7 @@ def read(database: Database, *, count_deliveries: bool = True) -> Vitals:
         quarantined=one["quarantine"]["n"],
         unannounced=one["unannounced"]["n"],
         unreadable=one["unreadable"]["n"],
+        held_back=one["held_back"]["n"],
         missed=one["sweep"]["n"],
         oldest_due_at=one["due"]["at"],
         worker_seen_at=one["worker"]["at"],
@@ -122,11 +126,16 @@ def read(database: Database, *, count_deliveries: bool = True) -> Vitals:
     )
 
 
-def _parts(now: datetime) -> tuple[sa.Select[Any], ...]:
+def _parts(now: datetime, rate_per_s: float) -> tuple[sa.Select[Any], ...]:
     count = sa.func.count()
     alone = (packages.c.first_hint == "sweep", packages.c.reason.is_distinct_from(Reason.BACKLOG_TO_CONFIRM))
+    # That a package is not there is an answer.
+    answered = packages.c.read_problem.is_distinct_from(UNKNOWN_TO_OMS)
+    unread = packages.c.failed_reads >= READ_FAILURES, answered
+    behind_brake = packages.c.state == CaseState.WAITING, packages.c.reason == Reason.BRAKE
     recent_attempts = attempts.c.started_at > now - ATTEMPTS_WITHIN
     outcome = sa.func.coalesce(attempts.c.outcome, "open")
+    held_up = sa.case((holds_up_work(now, rate_per_s), 1), else_=0)
     state, newest = (packages.c.state, packages.c.reason), sa.select(sa.func.max(deliveries.c.delivery_id))
     return (
         _part("made", at=deployment.c.migrated_at),
@@ -135,13 +144,14 @@ def _parts(now: datetime) -> tuple[sa.Select[Any], ...]:
         _part("attempt", a=outcome, n=count).where(recent_attempts).group_by(outcome),
         _part("quarantine", n=sa.func.count(quarantine.c.delivery_id)),
         _part("unannounced", n=count).where(*alone, packages.c.created_at > now - UNANNOUNCED_WITHIN),
-        _part("unreadable", n=count).where(packages.c.due_at.is_not(None), packages.c.failed_reads >= READ_FAILURES),
+        _part("unreadable", n=count).where(packages.c.due_at.is_not(None), *unread),
+        _part("held_back", n=count).where(*behind_brake, packages.c.packed_since <= now - LONG_HELD_BACK),
         _part("due", at=sa.func.min(packages.c.due_at)).where(*worklist.is_due(now)),
         _part("worker", at=sa.func.max(workers.c.seen_at)),
         _part("sweep", a=sweep.c.problem, n=sweep.c.missed, at=sweep.c.finished_at),
         _part("pause", a=brakes.c.pause_cause, at=brakes.c.paused_at),
         _part("breaker", a=brakes.c.breaker_cause, at=brakes.c.breaker_opened_at),
-        _part("held_up", n=sa.case((holds_up_work(now), 1), else_=0), at=brakes.c.hold_off_until).select_from(brakes),
+        _part("held_up", n=held_up, at=brakes.c.hold_off_until).select_from(brakes),
     )
 
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from service import logs
 from service.brakes import holds_up_work
+from service.config import Config
 from service.database import Database, brakes, deployment, packages, workers
 from service.errors import DatabaseUnavailable
 
@@ -79,8 +80,9 @@ class Watch:
     `cause` is what is wrong with the workers by the last look, or None.
     """
 
-    def __init__(self, database: Database, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, database: Database, rate_per_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._database = database
+        self._rate_per_s = rate_per_s
         self._monotonic = monotonic
         self._watched = Watched(monotonic(), monotonic())
         self.cause: str | None = None
@@ -92,7 +94,7 @@ class Watch:
 
     def _look(self) -> None:
         try:
-            self._watched = self._watched.after(_signs(self._database), self._monotonic())
+            self._watched = self._watched.after(_signs(self._database, self._rate_per_s), self._monotonic())
         except DatabaseUnavailable:
             if self.cause is None:  # an outage is no silence, nor the end of one
                 self._watched = replace(self._watched, heard_at=self._monotonic(), on_time_at=self._monotonic())
@@ -106,18 +108,18 @@ class Watch:
             _SILENT.emit(cause=self.cause)
 
 
-def start(database: Database) -> Watch:
+def start(config: Config) -> Watch:
     """Watches from now on, in a thread that ends with the process."""
-    watch = Watch(database)
+    watch = Watch(Database(config.database_url), config.oms_rate_per_s)
     threading.Thread(target=watch.run, args=(threading.Event().wait,), name="watch", daemon=True).start()
     return watch
 
 
-def _signs(database: Database) -> Signs:
+def _signs(database: Database, rate_per_s: float) -> Signs:
     """One statement, on a table that has one row so that there is one without workers too."""
     with database.reading() as transaction:
         now = transaction.now
-        held_up = sa.select(sa.func.count()).select_from(brakes).where(holds_up_work(now)).scalar_subquery()
+        held_up = sa.select(sa.func.count()).select_from(brakes).where(holds_up_work(now, rate_per_s)).scalar_subquery()
         columns = (held_up, _earliest(hinted=True), _earliest(hinted=False), workers.c.worker, workers.c.seen_at)
         query = sa.select(*columns).select_from(deployment.outerjoin(workers, sa.true()))
         rows = transaction.execute(query).all()

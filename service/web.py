@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -22,8 +24,8 @@ from service.lookup import Lookup
 
 MAX_BODY_BYTES = 1024 * 1024
 RETRY_AFTER_S = 5
-# No commit within 5 s is a 503: the wait for a turn, then the database's own patience. There are as many turns as
-# the pool keeps connections open, so that nobody waits a third time.
+# No commit within 5 s is a 503: the wait for a turn, then the database's own patience. There are fewer turns than the
+# pool has connections, so that nobody waits a third time.
 TURNS = 5
 TURN_PATIENCE_S = 1.5
 DATABASE_PATIENCE_S = 3.0
@@ -101,6 +103,7 @@ def create_app(config: Config | None = None, database: Database | None = None) -
         app.register_blueprint(api.blueprint(config, database, lookup, turns.take))
         console.install(app, config, database, lookup, turns.take)
     app.register_error_handler(HTTPException, _refused)
+    app.register_error_handler(ParseException, lambda problem: _error(400, "bad_request"))
     app.register_error_handler(DeliveryRejected, _rejected)
     app.register_error_handler(DatabaseUnavailable, _unavailable)
     app.register_error_handler(OmsUnreachable, lambda problem: _error(502, "oms_unreachable"))
@@ -163,12 +166,32 @@ def _alive() -> Response:
 
 
 def _readiness(database: Database, turns: _Turns) -> Callable[[], Response]:
+    lock = threading.Lock()
+    began_at = -math.inf
+    found: DatabaseUnavailable | None = None
+
     def readyz() -> Response:
-        with turns.take():
-            database.probe_write()
+        """Anybody may ask, any number at a time: whoever waits shares the next write."""
+        nonlocal began_at, found
+        came_at = time.monotonic()
+        with lock:
+            if began_at <= came_at:
+                began_at = time.monotonic()
+                found = _probed(database, turns)
+        if found is not None:
+            raise found
         return jsonify(status="ok")
 
     return readyz
+
+
+def _probed(database: Database, turns: _Turns) -> DatabaseUnavailable | None:
+    try:
+        with turns.take():
+            database.probe_write()
+    except DatabaseUnavailable as problem:
+        return problem
+    return None
 
 
 def _refused(problem: HTTPException) -> tuple[Response, int]:

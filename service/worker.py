@@ -28,6 +28,8 @@ from service.worklist import Claim
 
 HEARTBEAT_S = 10
 PRUNE_EVERY_S = 3600
+# Where processes are restarted often, none may live for an hour.
+FIRST_PRUNE_AFTER_S = 60
 DRAIN_WITHIN_S = 8
 # A claim for one package costs nearly as much as one for eight.
 TOGETHER_S = 0.01
@@ -80,8 +82,8 @@ class Worker:
         self._stop_at = self._stop_at or time.monotonic()
         self._wake()
 
-    def run(self) -> int:
-        """Works until `stop`. Returns how many looks were still under way 8 s later."""
+    def run(self) -> None:
+        """Works until `stop`; looks still under way 8 s later are left to their leases."""
         threads = [
             threading.Thread(target=self._work, name=f"look-{number}", daemon=True)
             for number in range(self._config.oms_concurrency)
@@ -104,7 +106,7 @@ class Worker:
             self._claim()
             self._wait(self._database.poll_interval_s)
         self._stopping.set()
-        return self._drain(len(threads), self._stop_at + DRAIN_WITHIN_S)
+        self._drain(len(threads), self._stop_at + DRAIN_WITHIN_S)
 
     def _claim(self) -> None:
         most = self._config.oms_concurrency
@@ -179,9 +181,11 @@ class Worker:
         oms.close()
 
     def _prune(self) -> None:
-        """Deletes what is old, once an hour; several workers may do so at once."""
-        while not self._stopping.wait(PRUNE_EVERY_S):
+        """Deletes what is old soon after the start, and then once an hour; several workers may do so at once."""
+        pause_s = FIRST_PRUNE_AFTER_S
+        while not self._stopping.wait(pause_s):
             self._guarded("prune", self._prune_once)
+            pause_s = PRUNE_EVERY_S
 
     def _prune_once(self) -> None:
         deleted = retention.prune(self._database, self._config.retention, self._stopping.wait)
@@ -219,13 +223,12 @@ class Worker:
         if set_back is not None:
             _CLOCK_SET_BACK.emit(by_s=set_back.total_seconds())
 
-    def _drain(self, threads: int, deadline: float) -> int:
+    def _drain(self, threads: int, deadline: float) -> None:
         for _ in range(threads):
             self._claimed.put(None)
         while self._busy and (left_s := deadline - time.monotonic()) > 0:
             self._wait(left_s)
         _STOPPED.emit(worker=self._name, unfinished=self._busy)
-        return self._busy
 
 
 def run(config: Config, database: Database) -> None:

@@ -28,7 +28,8 @@ from service.policy import Attempt, Case, CaseState, Check, Evidence, Reason
 from service.wire import StateValue, id_in
 
 MIN_LOOK_INTERVAL = timedelta(seconds=1)
-CLOCK_STEP = timedelta(hours=3)
+# A little less than the three hours between Istanbul and UTC.
+CLOCK_STEP = timedelta(hours=2, minutes=30)
 # How much later than ours another transaction, which runs at the same time, may have read the clock.
 _SAME_TIME = timedelta(seconds=30)
 # States in which a person may say to leave a package alone.
@@ -210,6 +211,7 @@ def recheck(transaction: Transaction, package_id: int) -> bool:
             command_not_before=None,
             # A person has seen that it is in Packed, whatever the dates say.
             left_modified_at=sa.case((closed, packages.c.left_modified_at), else_=None),
+            modified_at=None,
             # Whoever works on it with the old budgets must not write them back.
             fence=packages.c.fence + 1,
             leased_until=None,
@@ -222,10 +224,11 @@ def recheck(transaction: Transaction, package_id: int) -> bool:
     return transaction.execute(changed).rowcount == 1
 
 
-def dismiss(transaction: Transaction, package_id: int) -> bool:
+def dismiss(transaction: Transaction, package_id: int, reason: str | None = None) -> bool:
     """An operator's word: leave this package alone for this episode. False where there is no open case.
 
-    A look that is due stays due: it commands nothing, and tells what became of a command that was under way.
+    With `reason`, only while it stands there for that. A look that is due stays due: it commands nothing, and tells
+    what became of a command that was under way.
     """
     changed = (
         sa.update(packages)
@@ -235,11 +238,15 @@ def dismiss(transaction: Transaction, package_id: int) -> bool:
             state=CaseState.SKIPPED,
             reason=Reason.DISMISSED,
             held=True,
+            # Read as Packed again meanwhile: it is this stay that the word is about.
+            left_packed_at=sa.case((packages.c.repacked_at.is_(None), packages.c.left_packed_at), else_=None),
             fence=packages.c.fence + 1,
             leased_until=None,
             changed_at=transaction.now,
         )
     )
+    if reason is not None:
+        changed = changed.where(packages.c.reason == reason)
     return transaction.execute(changed).rowcount == 1
 
 

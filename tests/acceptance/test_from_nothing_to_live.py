@@ -66,7 +66,7 @@ def test_a_newcomer_comes_from_nothing_to_live_with_the_commands_of_the_readme(t
             assert newcomer.run("register", "--check").code == 1
             registered = newcomer.run("register", "--apply")
             assert (registered.code, registered.out.count("  create ")) == (0, 4)
-            assert "we may be down that long and lose none" in registered.out
+            assert "within 2 h 25 min: that long we may be down" in registered.out
             assert newcomer.run("register", "--check").code == 0
             newcomer.until_settled({})
             up.wait_for("delivery.accepted")

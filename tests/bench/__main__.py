@@ -58,11 +58,9 @@ def _machine() -> str:
 
 
 def _versions(postgres_version: str) -> str:
-    servers = _said("sh", "-c", "ls /usr/lib/postgresql | tail -1"), _said("redis-server", "--version").split()[2]
+    redis = _said("redis-server", "--version").split()[2].removeprefix("v=")
     libraries = (f"{name} {metadata.version(name)}" for name in _PACKAGES)
-    return (
-        f"Python {platform.python_version()}, PostgreSQL {servers[0]}, Redis {servers[1][2:]}, {', '.join(libraries)}"
-    )
+    return f"Python {platform.python_version()}, {postgres_version}, Redis {redis}, {', '.join(libraries)}"
 
 
 def _said(*command: str) -> str:

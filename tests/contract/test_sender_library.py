@@ -175,24 +175,10 @@ def test_it_gives_up_after_eleven_attempts_in_seventeen_minutes_as_the_stand_in_
     assert task.countdowns == [2**n for n in range(10)]
 
 
-@pytest.mark.parametrize(
-    "countdown",
-    [
-        hooks.COUNTDOWN,
-        {"choice": "exponential", "kwargs": {"base": 2}},
-        {"choice": "linear", "kwargs": {"base": 60, "limit": 300}},
-        {"choice": "linear", "kwargs": {"base": 60, "limit": None}},
-        {"choice": "fixed", "kwargs": {"seconds": 7}},
-        {"choice": "random", "kwargs": {"min_value": 0, "max_value": 1}},
-    ],
-)
-def test_time_until_the_sender_gives_up_is_the_sum_of_its_own_pauses(
-    whisperer: Whisperer, countdown: dict[str, Any]
-) -> None:
-    hook = whisperer.models.Webhook(retry_countdown_config=dict(countdown))
-    pauses_s = [hook.countdown.get_value(repetition) for repetition in range(10)]
-    seconds = hooks.time_until_given_up(countdown).total_seconds()
-    assert seconds == sum(pauses_s) if countdown["choice"] != "random" else seconds <= sum(pauses_s)
+def test_time_until_the_sender_gives_up_is_the_sum_of_its_own_pauses(whisperer: Whisperer) -> None:
+    hook = whisperer.models.Webhook(retry_countdown_config=dict(hooks.COUNTDOWN))
+    pauses_s = [hook.countdown.get_value(repetition) for repetition in range(hooks.REPETITIONS)]
+    assert hooks.time_until_given_up().total_seconds() == sum(pauses_s)
 
 
 def test_the_published_example_verifies(app: Flask) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.house.events import EVENTS
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/*.md")])
 SYMPTOMS = (ROOT / "deploy/README.md").read_text(encoding="utf-8").partition("## Logs by symptom")[2]
 FIELDS = {field for event in EVENTS.values() for field in event.fields}
 

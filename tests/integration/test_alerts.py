@@ -45,12 +45,13 @@ HEALTHY = Vitals(
     quarantined=9,
     unannounced=0,
     unreadable=0,
+    held_back=0,
     missed=9,
     oldest_due_at=NOW - 4 * MINUTE,
     worker_seen_at=NOW - 59 * SECOND,
     last_webhook_at=NOW - 59 * MINUTE,
-    last_sweep_at=None,
-    sweep_problem="the list was not answered: ReadFailed",
+    last_sweep_at=NOW - 59 * MINUTE,
+    sweep_problem="the list was not answered: answered 502",
     paused_at=None,
     pause_cause=None,
     breaker_opened_at=None,
@@ -68,6 +69,12 @@ SILENT: dict[str, Any] = {"last_webhook_at": NOW - 61 * MINUTE, "unannounced": 3
         ({"breaker_opened_at": NOW, "breaker_cause": "the token may not read"}, {"breaker_open": 1}),
         ({"breaker_opened_at": NOW, "breaker_cause": brakes.TOKEN_REJECTED}, {"token_rejected": 1}),
         ({"unreadable": 2}, {"oms_unreadable": 2}),
+        ({"held_back": 2}, {"held_back": 2}),
+        ({"held_back": 2, "paused_at": NOW, "pause_cause": brakes.BY_OPERATOR}, {}),
+        ({"held_back": 2, "breaker_opened_at": NOW, "breaker_cause": "the token may not read"}, {"breaker_open": 1}),
+        ({"hold_off_until": NOW + SECOND, "oldest_due_at": NOW - 30 * MINUTE}, {"held_back": 1}),
+        ({"hold_off_until": NOW + SECOND, "oldest_due_at": NOW - 29 * MINUTE}, {}),
+        ({"hold_off_until": NOW, "oldest_due_at": NOW - 30 * MINUTE}, {}),
         ({"paused_at": NOW, "pause_cause": "9 commands within an hour (SHIP_MAX_PER_HOUR)"}, {"hourly_cap": 1}),
         ({"paused_at": NOW, "pause_cause": brakes.BY_OPERATOR}, {}),
         (
@@ -77,6 +84,12 @@ SILENT: dict[str, Any] = {"last_webhook_at": NOW - 61 * MINUTE, "unannounced": 3
         ({"packages": {("waiting", "retry_after_refusal"): 3, ("waiting", "command_not_offered"): 2}}, {"refusals": 5}),
         ({"packages": {("waiting", "retry_after_refusal"): 4}}, {}),
         ({"sweep_problem": "filter_ignored: package 7 is not Packed"}, {"filter_ignored": 1}),
+        ({"last_sweep_at": NOW - 60 * MINUTE}, {"sweep_failing": 1}),
+        ({"last_sweep_at": None}, {"sweep_failing": 1}),
+        ({"last_sweep_at": None, "made_at": NOW - 59 * MINUTE}, {}),
+        ({"last_sweep_at": NOW - 60 * MINUTE, "sweep_problem": None}, {}),
+        ({"packages": {("waiting", "rule_field_missing"): 5}}, {"rule_field_missing": 5}),
+        ({"packages": {("waiting", "rule_field_missing"): 4}}, {}),
         ({"packages": {("waiting", "backlog_to_confirm"): 7}}, {"backlog": 7}),
         (SILENT, {"webhooks_silent": 3}),
         (SILENT | {"last_webhook_at": None}, {"webhooks_silent": 3}),
@@ -215,6 +228,28 @@ def test_an_alert_is_told_once_for_all_processes_and_told_when_it_is_over(
     assert told(wire) == [BEGAN, IS_OVER]
 
 
+def test_what_grows_again_after_it_had_become_less_is_told_again(
+    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock
+) -> None:
+    wire.post(AT_ONE)
+    process = watch_with(ONE)
+
+    def need_a_person(number: int) -> None:
+        with store.transaction() as transaction:
+            transaction.execute(sa.update(packages).values(state="shipped"))
+            some = sa.update(packages).where(packages.c.package_id <= number)
+            transaction.execute(some.values(state="needs_attention"))
+
+    with store.transaction() as transaction:
+        for package_id in range(1, 11):
+            worklist.hint(transaction, package_id, "webhook")
+        transaction.execute(sa.update(packages).values(due_at=None))
+    for number in (10, 2, 8):
+        need_a_person(number)
+        watched(process, QUIET)
+    assert told(wire) == [f"Autoship: {ALERTS['needs_attention'].title}"] * 2
+
+
 def test_a_process_that_just_started_says_of_the_workers_neither_that_they_are_silent_nor_that_they_are_not(
     watch_with: Callable[..., Watch], clock: Clock, wire: responses.RequestsMock
 ) -> None:
@@ -248,7 +283,7 @@ def test_a_worker_that_died_before_the_clock_was_set_back_is_told_of_all_the_sam
         ahead = clock.now + timedelta(hours=2)
         transaction.execute(sa.insert(workers).values(worker="a", version="1", started_at=ahead, seen_at=ahead))
     seconds = iter(range(0, 1000, 10))
-    over_workers = watch.Watch(store, lambda: next(seconds))
+    over_workers = watch.Watch(store, 10, lambda: next(seconds))
     waits = iter([False] * 6 + [True])
     over_workers.run(lambda seconds: next(waits))
     process_of_an_hour = watch_with(ONE, silence=lambda: over_workers.cause, monotonic=iter((0.0, 3600.0)).__next__)

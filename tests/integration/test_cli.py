@@ -17,12 +17,14 @@ import click
 import pytest
 import sqlalchemy as sa
 
-from service import cli, explain, inbox, policy, sandbox, worklist
+from service import brakes, cli, explain, inbox, policy, sandbox, worklist
 from service import config as configuration
+from service.brakes import Operation
 from service.config import Config
 from service.database import Database, deliveries, packages, quarantine
 from service.delivery import Authentication, Delivery, Unusable, authenticate
 from service.errors import AutoshipError, DatabaseOutdated, DatabaseUnavailable
+from service.outcome import Unauthorised
 from service.policy import Evidence, Reason
 from service.wire import StateValue
 from tests import commands
@@ -91,6 +93,10 @@ def every_command() -> dict[str, click.Command]:
         (["explain", "seventy"], 2),
         (["explain", str(2**53)], 2),
         (["dismiss"], 2),
+        (["recheck"], 2),
+        (["recheck", "73", "--reason", "refused"], 2),
+        (["sandbox", "--port", "99999"], 2),
+        (["sandbox", "--pace", "-1"], 2),
         (["dismiss", "73", "--reason", "items_mixed"], 2),
         (["rules", "check"], 2),
         (["sign", "missing.json"], 2),
@@ -297,6 +303,8 @@ def test_signed_delivery_can_be_sent_and_a_missing_answer_is_an_error(
         (["recheck", "1", "2"], "\n", 0, True, set()),
         (["recheck", "1", "2"], "", 2, True, set()),
         (["recheck", "1", "2", "--yes"], "", 0, False, {1, 2}),
+        (["recheck", "--reason", "refused"], "y\n", 0, True, {1, 2}),
+        (["recheck", "--reason", "grace"], "", 0, False, set()),
         (["dismiss", "1", "2"], "n\n", 0, True, set()),
         (["dismiss", "--reason", "refused"], "n\n", 0, True, set()),
         (["dismiss", "--reason", "refused"], "y\n", 0, True, {1, 2}),
@@ -658,3 +666,14 @@ def test_prune_says_how_much_it_deleted(autoship: Autoship, database: Database, 
     assert autoship("prune", "--json", RETENTION_DAYS="9").told == [nothing]
     rows = [line.split() for line in autoship("prune", RETENTION_DAYS="7").out.splitlines()]
     assert rows == [["quarantine", "1"], ["deliveries", "1"], ["timeline", "0"], ["attempts", "0"]]
+
+
+def test_a_package_that_nobody_may_look_at_yet_is_explained_by_the_brake(
+    autoship: Autoship, database: Database
+) -> None:
+    stored(database, 73, state="waiting", reason=None)
+    with database.transaction() as transaction:
+        brakes.note_answer(transaction, 74, Operation.READ, Unauthorised(401, ""))
+    [told] = autoship("explain", "73", "--json").told
+    assert told["summary"] == f"It is to be looked at, and work is held back: breaker open: {brakes.TOKEN_REJECTED}."
+    assert "brake.changed" in told["advice"]

@@ -52,7 +52,7 @@ def problems_of(environ: Mapping[str, str]) -> list[str]:
         ({"COMMANDS_GATE": "off"}, "settings.enforce_offered", False),
         ({"MODE": "shadow"}, "settings.live", False),
         ({"GRACE_S": "1.5"}, "settings.grace", timedelta(seconds=1.5)),
-        ({"LEASE_S": "21", "OMS_TIMEOUT_S": "10"}, "lease_s", 21),
+        ({"LEASE_S": "21", "OMS_TIMEOUT_S": "10"}, "lease", timedelta(seconds=21)),
         ({}, "retention", timedelta(days=90)),
         ({"RETENTION_DAYS": "1"}, "retention", timedelta(days=1)),
         ({}, "authentication.secrets", ("s3cr3t",)),
@@ -120,7 +120,12 @@ def test_default_database_stands_in_only_where_none_is_named() -> None:
         ("DATABASE_URL", "canary", "not a URL; in user and password percent-encode what is no letter or digit"),
         ("DATABASE_URL", "postgresql://u:p@h:canary/d", "not a URL; in user and password percent-encode"),
         ("DATABASE_URL", "postgresql://u:p@canary@h/d", "an @ in user or password must be written %40"),
-        ("DATABASE_URL", "sqlite://", "must name a file, as sqlite:///var/autoship.db does"),
+        ("DATABASE_URL", "sqlite://", "must name a file after three slashes, as sqlite:///var/autoship.db does"),
+        (
+            "DATABASE_URL",
+            "sqlite://var/autoship.db",
+            "must name a file after three slashes, as sqlite:///var/autoship.db does",
+        ),
         ("ACC_PROJECT_APP_UUID", "7f", "SQLite does not last on this platform's disk; add the postgresql add-on"),
         ("OMS_BASE_URL", "", "required"),
         ("OMS_BASE_URL", "brand-oms.akinon.net", "must look like https://brand-oms.akinon.net"),
@@ -267,4 +272,9 @@ def test_configuration_written_to_a_log_by_accident_shows_no_secret() -> None:
         ADMIN_TOKEN="canary",
         ALERT_URLS="json://canary",
     )
-    assert "canary" not in repr(config)
+    login = {
+        "OMNITRON_BASE_URL": "https://omnitron.akinon.net",
+        "OMNITRON_USERNAME": "u",
+        "OMNITRON_PASSWORD": "canary",
+    }
+    assert "canary" not in repr(config) + repr(loaded(OMS_TOKEN="", **login))

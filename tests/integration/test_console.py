@@ -268,6 +268,12 @@ def test_only_a_form_of_this_session_acts(
 
 
 @on_sqlite
+def test_a_form_that_is_larger_than_ours_are_is_not_read(stranger: Person) -> None:
+    answer = stranger.client.post("/sign-in", data=b"a&" * 10_000, content_type="application/x-www-form-urlencoded")
+    assert answer.status_code == 413
+
+
+@on_sqlite
 def test_a_form_of_another_session_does_not_act(person: Person, floor: Floor) -> None:
     other = Person(create_app(floor.config, floor.store).test_client())
     page = other.client.get("/sign-in").text

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from service import inbox, worklist
+from service import inbox, operator, worklist
 from service.delivery import Delivery
 from service.wire import StateValue
 from tests.integration.conftest import Floor
+from tests.oms_faults import answers, applied_then, closes
 
 
 def look_on_delivery(floor: Floor, state: str) -> tuple[str, str | None]:
@@ -34,3 +35,26 @@ def test_a_dismissed_package_ships_once_it_is_unpacked_and_packed_again(floor_wi
     assert look_on_delivery(floor, "500") == ("waiting", "grace")
     assert floor.run(73)["state"] == "shipped"
     assert floor.oms.commands_for(73) == 1
+
+
+def test_a_dismissal_while_it_is_read_as_packed_again_is_about_that_stay(floor: Floor) -> None:
+    floor.oms.create(73, ["500"], state="500")
+    floor.oms.always("log", answers(403))
+    floor.oms.script("command", applied_then(closes))
+    floor.hint(73)
+    floor.run(73, timedelta(hours=3))
+    assert floor.where(73) == ("needs_attention", "outcome_unknown")
+    floor.oms.pack(73)
+    assert look_on_delivery(floor, "500") == ("needs_attention", "outcome_unknown")
+    assert operator.dismiss(floor.store, 73).done
+    for _ in range(3):
+        assert look_on_delivery(floor, "500") == ("skipped", "dismissed")
+    assert floor.oms.commands_for(73) == 1
+
+
+def test_a_dismissal_for_a_reason_leaves_alone_what_no_longer_has_it(floor_with: Callable[..., Floor]) -> None:
+    floor = floor_with(GRACE_S="60")
+    floor.oms.create(73, ["500"], state="500")
+    assert look_on_delivery(floor, "500") == ("waiting", "grace")
+    assert not operator.dismiss(floor.store, 73, reason="items_mixed").done
+    assert operator.dismiss(floor.store, 73, reason="grace").done

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from service import doctor, sandbox
-from service.database import Database, deployment, workers
+from service.database import Database, deliveries, deployment, workers
 from service.diagnosis import CHECKS
 from service.sandbox import Request, Response
 from tests.commands import Autoship, Ended
@@ -54,6 +54,10 @@ def examined(autoship: Autoship, oms: FaultyOms, database_url: str, mounts: Path
         database = Database(database_url)
         database.migrate(server.url)
         see_worker(database, timedelta(0))
+        with database.transaction() as transaction:
+            now = transaction.now
+            row = {"event_uuid": "1", "fate": "accepted", "secret_index": 0, "received_at": now, "last_seen_at": now}
+            transaction.execute(sa.insert(deliveries).values(row))
         at_oms = {
             "OMS_BASE_URL": server.url,
             "OMS_TOKEN": oms.token,
@@ -90,7 +94,7 @@ def judged(ended: Ended) -> dict[str, str]:
 def test_nothing_is_blamed_where_all_is_well(examined: Callable[..., Ended], oms: FaultyOms) -> None:
     assert judged(examined("--json")) == {}
     text = examined()
-    assert (text.code, text.err) == (0, "19 ok, 0 problem, 2 unknown\n")
+    assert (text.code, text.err) == (0, "22 ok, 0 problem, 2 unknown\n")
     assert [line.split()[1] for line in text.out.splitlines() if line[0] != " "] == list(CHECKS)
     assert "Why it matters: " in text.out
     assert {one.operation for one in oms.received} == {"list", "read", "items", "log"}
@@ -129,6 +133,10 @@ def without(*names: str) -> Fault:
     return answer
 
 
+TRANSFERRED = [
+    {"id": number, "package": 73, "state": {"enum_class": "PackageItemStatus", "enum_value": "300"}}
+    for number in (1, 2)
+]
 ORDER = {"enum_class": "OrderStatus", "enum_value": "500"}
 OFFER = [{"id": 7, "transition": 99, "slug": "another", "name": "Ship"}]
 OLD = sends(b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Length: 2\r\n\r\n{}")
@@ -163,11 +171,17 @@ TWO = [{"transition": 99, "slug": "ship-without-integration"}]
         ("read", bare, {"enum_class": "unknown: states do not name their enumeration"}),
         ("read", shows(packageitem_set=[{"id": 1}, {"id": 1}]), {"items": "problem: packageitem_set: an item is"}),
         ("read", without("modified_date"), {"modified_date": "unknown: the package has none"}),
+        (
+            "read",
+            shows(packageitem_set=TRANSFERRED),
+            {"items_packed": "unknown: the items of a Packed package are in 300"},
+        ),
         ("read", shows(commands=[]), {"commands_shape": "unknown: no commands in", "command_offered": "unknown: "}),
         ("read", shows(commands=["Ship"]), {"commands_shape": "unknown: no comm", "command_offered": "unknown: "}),
         ("read", shows(commands=OFFER), {"command_offered": "problem: transition 12, slug 'ship-without-integration'"}),
         ("read", shows(commands=TWO), {"command_offered": "problem: transition 12, slug 'ship-without-integration'"}),
         ("log", answers(403), {"transition_log": "unknown: it does not answer"}),
+        ("log", answers(401), {"transition_log": "unknown: the token is not accepted there (401)"}),
         ("log", answers(200, b'{"results": []}'), {"transition_log": "unknown: it shows no transition of the package"}),
         ("list", OLD, {"clock": "problem: the OMS's clock is "}),
     ],
@@ -192,7 +206,9 @@ def test_what_is_wrong_with_the_oms_is_found(
         ({"OMS_TOKEN": "wrong"}, {"token": "problem: it is not accepted (401)"}),
         ({"OMS_LIST_FILTER": "status={packed}"}, {"list_filter": "problem: package 72 is listed"}),
         ({"OMS_LOGS_PATH": "/logs/?id={id}"}, {"transition_log": "unknown: it does not answer"}),
+        ({"SHIP_TRANSITION_ID": ""}, {"transition_log": "unknown: it names transitions by number, and only"}),
         ({"PORT": "x", "GRACE_S": "y"}, {"configuration": "problem: "}),
+        ({"ALERT_URLS": "nosuch://canary"}, {"configuration": "problem: "}),
     ],
 )
 def test_what_is_wrong_with_the_configuration_is_found(
@@ -227,6 +243,29 @@ def test_items_that_are_read_apart_must_be_all_of_the_package_and_no_others(
     oms.always("items", fault)
     before = "problem: the package does not carry its items, and at OMS_ITEMS_PATH "
     assert judged(examined("--json")) == ({"items": before + found} if found else {})
+
+
+@on_sqlite
+def test_a_rule_that_asks_what_the_package_does_not_show_is_found(
+    examined: Callable[..., Ended], oms: FaultyOms, tmp_path: Path
+) -> None:
+    rules = tmp_path / "rules.toml"
+    when = 'when = {channel_name = ["Shop"], has_invoice = true}'
+    rules.write_text(f'default = "skip"\n[[rule]]\nname = "shop"\n{when}\naction = "ship"\n', encoding="utf-8")
+    assert judged(examined("--json", RULES_FILE=str(rules))) == {}
+    oms.always("read", without("channel_name"))
+    assert judged(examined("--json", RULES_FILE=str(rules))) == {
+        "rule_fields": "problem: the package does not show channel_name"
+    }
+
+
+@on_sqlite
+def test_that_no_delivery_was_ever_accepted_is_told(examined: Callable[..., Ended], database_url: str) -> None:
+    database = Database(database_url)
+    with database.transaction() as transaction:
+        transaction.execute(sa.delete(deliveries))
+    assert judged(examined("--json")) == {"deliveries": "unknown: none has been accepted yet"}
+    database.dispose()
 
 
 @on_sqlite

@@ -101,6 +101,28 @@ def test_three_logins_in_six_minutes_are_the_most(oms: FaultyOms, client: Oms, c
     assert isinstance(client.read(73), PackageSnapshot)
 
 
+def test_a_log_that_refuses_the_token_costs_no_login(oms: FaultyOms, client: Oms) -> None:
+    client.read(73)
+    oms.always("log", answers(401))
+    assert client.transition_log(73) == Unauthorised(401, "")
+    assert isinstance(client.read(73), PackageSnapshot)
+    assert logins(oms) == 1
+
+
+def test_a_token_that_one_address_refused_serves_the_others_while_no_better_one_is_to_be_had(
+    oms: FaultyOms, client: Oms, config: Config, store: Database
+) -> None:
+    client.read(73)
+    oms.always("login", answers(429))
+    oms.always("list", answers(401))
+    for _ in range(4):
+        assert client.list_packed("?") == Unauthorised(401, "")
+    another = Oms(config.oms, credentials(config.oms, store))
+    assert isinstance(another.read(73), PackageSnapshot)
+    assert isinstance(client.read(73), PackageSnapshot)
+    another.close()
+
+
 def test_a_clock_set_back_does_not_keep_us_from_logging_in(oms: FaultyOms, client: Oms, clock: Clock) -> None:
     for _ in range(3):
         client.read(73)

@@ -86,12 +86,12 @@ def test_a_scrape_counts_everything_once(busy: Floor, clock: Clock) -> None:
 
 def test_every_process_tells_the_same(busy: Floor, clock: Clock, database_url: str) -> None:
     another = Database(database_url, clock=clock)
-    assert metrics.render(vitals.read(another)) == scrape(busy)
+    assert metrics.render(vitals.read(another, 10)) == scrape(busy)
     another.dispose()
 
 
 def test_an_empty_database_has_every_metric_with_what_it_means(database: Database) -> None:
-    families = list(text_string_to_metric_families(metrics.render(vitals.read(database))))
+    families = list(text_string_to_metric_families(metrics.render(vitals.read(database, 10))))
     told = {(one.name.removesuffix("_total"), one.type, one.documentation) for one in families}
     assert told == {(name.removesuffix("_total"), one.kind, one.meaning) for name, one in METRICS.items()}
 
@@ -104,12 +104,33 @@ def test_a_package_counts_as_unreadable_after_six_failed_reads_and_until_one_suc
     while len(told) < 6:
         floor.clock.now = floor.due_at(73) or floor.clock.now
         floor.look()
-        told.append(vitals.read(floor.store).unreadable)
+        told.append(vitals.read(floor.store, 10).unreadable)
     assert told == [0, 0, 0, 0, 0, 1]
     floor.oms.always("read", None)
     floor.clock.now = floor.due_at(73) or floor.clock.now
     floor.look()
-    assert vitals.read(floor.store).unreadable == 0
+    assert vitals.read(floor.store, 10).unreadable == 0
+
+
+def test_a_package_that_the_oms_does_not_know_is_not_unreadable(floor: Floor) -> None:
+    floor.hint(73)
+    for _ in range(7):
+        floor.clock.now = floor.due_at(73) or floor.clock.now
+        floor.look()
+    assert vitals.read(floor.store, 10).unreadable == 0
+
+
+def test_a_package_is_held_back_once_it_has_waited_for_half_an_hour_behind_a_brake(floor: Floor) -> None:
+    floor.oms.create(73, ["500"], state="500")
+    floor.hint(73)
+    floor.oms.always("command", answers(429, Retry_After="900"))
+    told = []
+    for _ in range(4):
+        floor.clock.now = max(floor.due_at(73) or floor.clock.now, floor.clock.now)
+        floor.look()
+        told.append(vitals.read(floor.store, 10).held_back)
+        floor.clock.turn(timedelta(minutes=15))
+    assert (told[0], told[-1]) == (0, 1)
 
 
 def test_what_a_newer_version_wrote_cannot_break_the_format(busy: Floor) -> None:

@@ -281,8 +281,14 @@ def test_a_throttled_read_says_how_long_to_wait(stand_in: FaultyOms, oms: Oms) -
 
 def test_a_refused_connection_sent_nothing(refusing_port: int) -> None:
     oms = Oms(configured(f"http://127.0.0.1:{refusing_port}"))
-    assert oms.command(73, COMMAND) == NotSent("ConnectError")
-    assert oms.read(73) == ReadFailed("ConnectError")
+    assert oms.command(73, COMMAND) == NotSent("ConnectError: nothing listens there")
+    assert oms.read(73) == ReadFailed("ConnectError: nothing listens there")
+    oms.close()
+
+
+def test_a_server_that_does_not_speak_tls_is_told_as_such(url: str) -> None:
+    oms = Oms(configured(url.replace("http:", "https:")))
+    assert oms.read(73) == ReadFailed("ConnectError: it does not speak TLS")
     oms.close()
 
 
@@ -379,8 +385,8 @@ def test_each_request_carries_the_token_asks_for_no_compression_and_keeps_no_coo
 
 def test_a_server_whose_certificate_is_not_trusted_never_sees_the_token(tls_url: str, tls_heard: list[bytes]) -> None:
     oms = Oms(configured(tls_url))
-    assert oms.command(73, COMMAND) == NotSent("ConnectError")
-    assert oms.read(73) == ReadFailed("ConnectError")
+    assert oms.command(73, COMMAND) == NotSent("ConnectError: its certificate is not trusted")
+    assert oms.read(73) == ReadFailed("ConnectError: its certificate is not trusted")
     oms.close()
     assert tls_heard == []
 
@@ -439,6 +445,7 @@ def test_the_next_page_may_be_given_as_a_whole_address_of_the_same_origin(paged:
         "{elsewhere}/api/v1/oms/packages/package-items/?page=2",
         "//{elsewhere_host}/?page=2",
         "https://{host}/api/v1/oms/packages/package-items/?package=73&page=2",
+        "http://somebody:else@{host}/api/v1/oms/packages/package-items/?package=73&page=2",
         "http://[not-an-address",
         "http://127.0.0.1:port/",
         "http://\ud800/",
@@ -481,7 +488,7 @@ def test_the_reads_of_one_look_together_end_within_twice_the_timeout(paged: Faul
     paged.always("items", slowly)
     began = time.monotonic()
     assert isinstance(impatient.read(73), ReadFailed)
-    assert impatient.transition_log(73) is None
+    assert isinstance(impatient.transition_log(73), ReadFailed)
     assert time.monotonic() - began < 5  # a hundred pages last 10 s
 
 
@@ -516,7 +523,7 @@ def test_without_its_items_a_package_is_not_read(paged: FaultyOms, oms: Oms, fau
 def test_the_log_names_the_transition_that_shipped_the_package(stand_in: FaultyOms, oms: Oms) -> None:
     oms.command(73, COMMAND)
     log = oms.transition_log(73)
-    assert log is not None
+    assert isinstance(log, tuple)
     assert [(entry.transition, entry.new and entry.new.value) for entry in log] == [("12", stand_in.shipped)]
 
 
@@ -531,4 +538,4 @@ def test_the_log_names_the_transition_that_shipped_the_package(stand_in: FaultyO
 )
 def test_a_log_that_does_not_answer_is_no_evidence(stand_in: FaultyOms, oms: Oms, fault: Fault) -> None:
     stand_in.script("log", fault)
-    assert oms.transition_log(73) is None
+    assert not isinstance(oms.transition_log(73), tuple)

@@ -61,7 +61,10 @@ def planned(database: Database, ask: Callable[[Database], object]) -> str:
         (listed(reason="refused"), {"packages_reason"}),
         (listed(state="needs_attention", reason="refused"), {"packages_reason|packages_state|packages_listed"}),
         (lambda database: explain.stored(database, FINISHED // 2), {"deliveries_package", "timeline_package"}),
-        (vitals.read, {"deliveries_counted", "packages_state", "packages_due", "attempts_started"}),
+        (
+            lambda database: vitals.read(database, 10),
+            {"deliveries_counted", "packages_state", "packages_due", "attempts_started"},
+        ),
         (quarantined, {"deliveries_counted"}),
     ],
     ids=["by state", "by reason", "by both", "explain", "vitals", "quarantine"],

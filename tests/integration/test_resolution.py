@@ -364,6 +364,17 @@ def settled(floor: Floor) -> tuple[str, str | None, str | None]:
     return told["state"], told["reason"], told["evidence"]
 
 
+def test_a_log_that_asks_everybody_to_wait_is_obeyed(floor: Floor) -> None:
+    packed(floor)
+    floor.oms.script("command", applied_then(closes))
+    floor.look()
+    floor.oms.always("log", answers(429, Retry_After="600"))
+    floor.clock.now = floor.due_at(73) or floor.clock.now
+    floor.look()
+    with floor.store.reading() as transaction:
+        assert brakes.read(transaction).hold_off_until == floor.clock.now + timedelta(minutes=10)
+
+
 def test_first_a_log_that_names_our_transition_proves_that_we_shipped_it(floor: Floor) -> None:
     packed(floor)
     floor.oms.script("command", applied_then(closes))

@@ -237,11 +237,40 @@ def test_an_emptied_database_and_adopting_ship_everything_eligible_exactly_once(
 
 def test_sweep_and_webhook_racing_lead_to_one_command(floor: Floor) -> None:
     packed(floor.oms, 73)
-    floor.hint(73)
-    swept(floor)
+    assert [one.package_id for one in swept(floor).found] == [73]
     floor.hint(73)
     settle(floor)
     assert floor.oms.commands_for(73) == 1
+
+
+def test_adopting_begins_anew_where_a_pass_was_broken_off(floor_with: FloorWith, clock: Clock) -> None:
+    floor = floor_with(FaultyOms(clock=clock, page_size=10), ADOPT_MAX="0")
+    packed(floor.oms, *range(1, 31))
+    floor.oms.script("list", FaultyOms.answer_well, answers(500))
+    assert swept(floor).problem is not None
+    assert state_of_sweep(floor).cursor == 10
+    clock.turn(sweep.RETRY_AFTER)
+    assert len(swept(floor, adopt=True).found) == 30
+
+
+def going_in_a_circle(oms: FaultyOms, request: Request) -> Response:
+    page = json.loads(oms.answer_well(request).body)
+    return Response(200, json.dumps(page | {"next": "/api/v1/oms/packages/?page=1"}).encode())
+
+
+def test_a_list_that_goes_in_a_circle_ends_the_pass(floor_with: FloorWith, clock: Clock) -> None:
+    floor = floor_with(DeafOms(clock=clock, deaf_to=("id__gt", "sort")))
+    packed(floor.oms, 73, 74)
+    floor.oms.always("list", going_in_a_circle)
+    assert swept(floor).problem == "the list goes in a circle"
+
+
+def test_a_sweep_that_may_not_brake_leaves_the_workers_alone(floor: Floor) -> None:
+    floor.oms.always("list", answers(401))
+    sweeper = Sweeper(floor.config, floor.store, floor.attendant.oms, lambda _: False, may_brake=False)
+    assert "401" in str(sweeper.dry_run().problem)
+    with floor.store.reading() as transaction:
+        assert brakes.read(transaction).breaker_opened_at is None
 
 
 def test_held_and_dismissed_packages_are_left_alone(floor_with: FloorWith, clock: Clock) -> None:
@@ -306,6 +335,30 @@ def test_a_list_that_was_refused_is_asked_for_again_though_no_package_is_known_t
         assert brakes.read(transaction).breaker_opened_at is None
     settle(floor)
     assert floor.where(73) == ("shipped", None)
+
+
+def test_a_list_that_alone_refuses_the_token_stops_nothing_else(floor: Floor, clock: Clock) -> None:
+    packed(floor.oms, 73)
+    floor.hint(73)
+    floor.oms.always("list", answers(401))
+    for _ in range(3):
+        assert swept(floor).problem == "the list was not answered: it does not accept OMS_TOKEN here (401)"
+        clock.turn(sweep.RETRY_AFTER)
+    with floor.store.reading() as transaction:
+        assert brakes.read(transaction).breaker_opened_at is None
+    settle(floor)
+    assert floor.where(73) == ("shipped", None)
+
+
+def test_a_token_that_is_refused_for_packages_too_opens_the_breaker(floor: Floor) -> None:
+    packed(floor.oms, 73)
+    floor.hint(73)
+    for operation in ("list", "read"):
+        floor.oms.always(operation, answers(401))
+    swept(floor)
+    with floor.store.reading() as transaction:
+        found = brakes.read(transaction)
+    assert (found.breaker_cause, found.breaker_package_id) == (brakes.TOKEN_REJECTED, 73)
 
 
 def test_behind_a_breaker_that_a_command_opened_the_sweep_finds_a_package_to_probe_with(

@@ -19,6 +19,7 @@ from tests.processes import wait_until
 from tests.reliability.fleet import Member, end, free_port
 
 BEAT_1, BEAT_2 = (frozenset({("w", Clock().now + timedelta(seconds=n))}) for n in (1, 2))
+RATE_PER_S = 2
 ON_TIME, LATE = timedelta(0), timedelta(minutes=4)
 DEAD, BEHIND = "no worker was seen for a minute", "the oldest due package is 5 minutes late"
 
@@ -89,7 +90,7 @@ def test_a_worker_that_died_is_told_of_once_and_its_return_once(
 
     beats = dict.fromkeys((10.0, 20.0, 30.0, 200.0, 210.0), beat_later)
     minutes = Minutes(220, beats)
-    Watch(store, minutes.monotonic).run(minutes.wait)
+    Watch(store, RATE_PER_S, minutes.monotonic).run(minutes.wait)
     assert told(caplog) == [("worker.silent", DEAD), ("worker.seen", None)]
 
 
@@ -105,7 +106,7 @@ def test_a_package_that_is_late_is_told_of_and_that_its_worker_dies_too(
         beat(store)
 
     minutes = Minutes(200, {10.0 * n: beat_later for n in range(1, 11)})
-    Watch(store, minutes.monotonic).run(minutes.wait)
+    Watch(store, RATE_PER_S, minutes.monotonic).run(minutes.wait)
     assert told(caplog) == [("worker.silent", BEHIND), ("worker.silent", DEAD)]
 
 
@@ -114,12 +115,23 @@ def test_a_package_that_is_late_is_told_of_and_that_its_worker_dies_too(
     [
         ({"paused_at": Clock().now}, True, []),
         ({"breaker_opened_at": Clock().now}, True, []),
-        ({"hold_off_until": Clock().now + timedelta(hours=2)}, True, []),
+        ({"hold_off_until": Clock().now + timedelta(hours=1, minutes=10)}, True, []),
         ({"next_slot_at": Clock().now + timedelta(hours=2)}, True, []),
+        ({"next_slot_at": Clock().now + timedelta(hours=1, seconds=100.55)}, True, []),
+        ({"next_slot_at": Clock().now + timedelta(hours=1, seconds=0.45)}, True, [("worker.silent", BEHIND)]),
         ({"hold_off_until": Clock().now, "next_slot_at": Clock().now}, True, [("worker.silent", BEHIND)]),
         ({"paused_at": Clock().now}, False, [("worker.silent", DEAD)]),
     ],
-    ids=["pause", "breaker", "Retry-After", "rate", "brakes of the past", "no heartbeat"],
+    ids=[
+        "pause",
+        "breaker",
+        "Retry-After",
+        "rate",
+        "rate used up",
+        "a share of the rate left",
+        "brakes of the past",
+        "no heartbeat",
+    ],
 )
 def test_what_waits_behind_a_brake_is_not_late_but_a_worker_is_still_expected_to_live(
     store: Database,
@@ -140,7 +152,7 @@ def test_what_waits_behind_a_brake_is_not_late_but_a_worker_is_still_expected_to
         beat(store)
 
     minutes = Minutes(100, {10.0 * n: beat_later for n in range(1, 11)} if heard else {})
-    Watch(store, minutes.monotonic).run(minutes.wait)
+    Watch(store, RATE_PER_S, minutes.monotonic).run(minutes.wait)
     assert told(caplog) == said
 
 
@@ -159,7 +171,7 @@ def test_a_database_that_cannot_be_asked_is_no_silence_and_no_end_of_one(
 
     happens = {gone_at: lambda: rename("workers", "gone"), 240.0: lambda: rename("gone", "workers")}
     minutes = Minutes(280, happens)
-    Watch(store, minutes.monotonic).run(minutes.wait)
+    Watch(store, RATE_PER_S, minutes.monotonic).run(minutes.wait)
     assert told(caplog) == said
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from service import brakes, journal, worklist
 from service.brakes import Operation
 from service.database import Database, login, sweep, workers
+from service.database import brakes as brakes_table
 from service.outcome import Ambiguous, Command, CommandAnswer, NotSent, Throttled, Unauthorised
 from service.policy import CaseState, NotFound, ReadFailed, Reading, Reason
 from service.worklist import Claim
@@ -299,3 +300,28 @@ def test_a_zombie_and_its_heir_may_learn_from_one_package_at_the_same_moment(sto
             heir = pool.submit(learn)
             eventually(waits)
         heir.result(timeout=30)
+
+
+@pytest.mark.parametrize(("ahead_s", "taken"), [(899, 0), (900, 0), (901, 1)])
+def test_a_retry_after_that_is_further_ahead_than_any_is_one_of_a_clock_before(
+    store: Database, clock: Clock, ahead_s: int, taken: int
+) -> None:
+    hint(store, 73)
+    with store.transaction() as transaction:
+        transaction.execute(sa.update(brakes_table).values(hold_off_until=clock.now + timedelta(seconds=ahead_s)))
+    assert len(claim(store)) == taken
+    with store.transaction() as transaction:
+        brakes.note_answer(transaction, 73, Operation.READ, Throttled(timedelta(seconds=60)))
+        expected = max(ahead_s if ahead_s <= 900 else 0, 60)
+        assert brakes.read(transaction).hold_off_until == clock.now + timedelta(seconds=expected)
+
+
+def test_a_persons_pause_takes_the_place_of_ours_and_not_the_other_way_round(store: Database) -> None:
+    def pause(cause: str) -> tuple[bool, str | None]:
+        with store.transaction() as transaction:
+            return brakes.pause(transaction, cause), brakes.read(transaction).pause_cause
+
+    assert pause("the cap") == (True, "the cap")
+    assert pause("by Ayşe: recall") == (True, "by Ayşe: recall")
+    assert pause("by Mehmet") == (False, "by Ayşe: recall")
+    assert pause("the cap") == (False, "by Ayşe: recall")

@@ -50,7 +50,6 @@ ELIGIBLE, MIXED, NOT_PACKED = (71, 72, 73), 74, 75
 OUTAGE_S = 20 * 60.0
 LONGEST_S = 4 * 3600.0
 AFTERWARDS_S = 2 * 60.0
-READS = ("list", "read", "items", "read-back")
 PACKAGE = ("read", "read-back")
 OTHER_HOST = "http://127.0.0.2:9/api/v1/oms/packages/?page=2"
 OTHER_COMMAND = [{"id": 99, "transition": 99, "slug": "another"}]

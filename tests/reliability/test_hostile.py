@@ -56,6 +56,12 @@ def test_arbitrary_requests_over_sockets_get_their_pinned_answers_and_every_2xx_
     assert web.worker_pids() == pids
 
 
+def test_a_header_does_not_say_under_which_path_we_are(web: WebProcess) -> None:
+    """A proxy that lets only the webhooks' path through would let everything through."""
+    request = f"GET {PATH}/livez HTTP/1.1\r\nHost: localhost\r\nSCRIPT_NAME: {PATH}\r\nConnection: close\r\n\r\n"
+    assert answer_to(web, request.encode()).startswith(b"HTTP/1.1 404 ")
+
+
 @pytest.mark.parametrize(
     "request_bytes",
     [

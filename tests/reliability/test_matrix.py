@@ -19,12 +19,14 @@ pytestmark = pytest.mark.usefixtures("unlogged")
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_fault_that_strikes_an_operation_once_loses_nothing_and_doubles_nothing(operation: str) -> None:
     chosen = [one for one in cells(("once",)) if one.operation == operation]
+    assert chosen
     assert matrix.problems(list(matrix.judged(chosen))) == []
 
 
 @pytest.mark.parametrize("fault", ["no answer", "502", "unknown state"])
 def test_in_shadow_nothing_is_commanded_whatever_the_oms_does(fault: str) -> None:
     chosen = [one for one in cells(("shadow",)) if one.row.name == fault and one.operation == "read"]
+    assert chosen
     assert matrix.problems(list(matrix.judged(chosen))) == []
 
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from service.oms import Oms
 from service.outcome import Accepted, Ambiguous, Command, CommandAnswer, NotSent, Refused
-from service.policy import ReadFailed, Reading
+from service.policy import NotFound, ReadFailed, Reading
 from service.snapshot import Item, Items, LoggedTransition, OfferedCommand, PackageSnapshot
 from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS, StateValue
 from tests.simulation.history import TIMEOUT_S, Answered, Event, History, Logged, Move, Outage, Outdated, Shown
@@ -251,9 +251,10 @@ class Client(Oms):
             oms.packages[package_id].seen.append(self._basis)
         return reading
 
-    def transition_log(self, package_id: int) -> tuple[LoggedTransition, ...] | None:
+    def transition_log(self, package_id: int) -> tuple[LoggedTransition, ...] | NotFound:
         self._oms.world.advance(0.1)
-        return self._oms.log_of(package_id)
+        log = self._oms.log_of(package_id)
+        return NotFound() if log is None else log
 
     def command(self, package_id: int, command: Command, first_byte_by: float | None = None) -> CommandAnswer:
         world = self._oms.world
