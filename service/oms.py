@@ -126,11 +126,15 @@ class LoginFailed:
 
 @dataclass(frozen=True, slots=True)
 class ListPage:
-    """One page of the packages the OMS lists. `more`: it says that another page follows."""
+    """One page of the packages the OMS lists. `more`: it says that another page follows.
+
+    `unread`: rows that name no package.
+    """
 
     packages: tuple[PackageSnapshot, ...]
     more: bool
     next_address: str | None
+    unread: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,11 +267,11 @@ class Oms:
         rows = page.get("results") if isinstance(page, Mapping) else None
         if not isinstance(page, Mapping) or not isinstance(rows, list):
             return BadShape("the package list is not a list")
-        packages = tuple(parse_listed(row) for row in rows)
+        packages = tuple(filter(None, map(parse_listed, rows)))
         link, following = page.get("next"), self._next(page.get("next"))
-        if None in packages or (link and following is None):
-            return BadShape("a row of the package list cannot be read, or its next page is on another host")
-        return ListPage(tuple(filter(None, packages)), bool(link), following)
+        if (rows and not packages) or (link and following is None):
+            return BadShape("no row of the package list can be read, or its next page is on another host")
+        return ListPage(packages, bool(link), following, unread=len(rows) - len(packages))
 
     def registered_hooks(self) -> tuple[Hook, ...] | BadShape | Unread:
         """The webhooks that the token's user may see; read whole, as a filter could be ignored."""

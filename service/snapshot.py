@@ -10,7 +10,7 @@ from typing import Any
 
 from marshmallow import fields
 
-from service.wire import Id, Moment, OwnerId, State, StateValue, Text, TolerantSchema
+from service.wire import Id, Moment, OwnerId, State, StateValue, Text, TextOrOwner, TolerantSchema
 
 Fact = str | bool | None
 
@@ -38,8 +38,8 @@ class Items:
 class OfferedCommand:
     """A command the OMS offers for the package now.
 
-    ASSUMED: the elements of `commands` name themselves by `slug`, `transition` or `id`; their shape is not
-    documented.
+    ASSUMED: the elements of `commands` name themselves by `slug`, `transition` (or `transition_id`) or `id`; their
+    shape is not documented.
     """
 
     slug: str | None
@@ -89,7 +89,8 @@ class _ItemSchema(TolerantSchema):
 
 class _OfferedSchema(TolerantSchema):
     slug = Text()
-    transition = Text()
+    transition = TextOrOwner()
+    transition_id = Text()
     id = Text()
 
 
@@ -223,7 +224,8 @@ def _offered(commands: object) -> tuple[OfferedCommand, ...] | None:
 
 def _command(value: object) -> OfferedCommand:
     command = _OFFERED.read(value)
-    return OfferedCommand(command.get("slug"), command.get("transition"), command.get("id"))
+    transition = command.get("transition") or command.get("transition_id")
+    return OfferedCommand(command.get("slug"), transition, command.get("id"))
 
 
 def _facts(package: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Fact]:

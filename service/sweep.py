@@ -42,6 +42,13 @@ _FAILED = logs.declare(
     ("cause",),
     alert=True,
 )
+_ROWS_UNREAD = logs.declare(
+    "sweep.rows_unread",
+    logging.WARNING,
+    "So many rows of a page of the list name no package that can be read; they are left out, the others are not.",
+    ("rows",),
+    alert=True,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +215,8 @@ class Sweeper:
             return self._unlisted(page)
         if self._may_brake:
             self._note_brake(brakes.note_listed)
+        if page.unread:
+            _ROWS_UNREAD.emit(rows=page.unread)
         strangers = [one for one in page.packages if not policy.is_packed(one.state, self._config.settings)]
         return f"{FILTER_IGNORED}: package {strangers[0].package_id} is not Packed" if strangers else page
 

@@ -90,6 +90,14 @@ class OwnerId(fields.Field[int]):
         return inner
 
 
+class TextOrOwner(Text):
+    """A text, or an object that has one as its id."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        inner = value.get("id") if isinstance(value, Mapping) else value
+        return super()._deserialize(inner, attr, data, **kwargs)
+
+
 class State(fields.Field[StateValue]):
     """`{"enum_class": …, "enum_value": …}`.
 

@@ -406,6 +406,20 @@ def test_a_list_that_cannot_be_read_is_a_problem_and_never_an_end(floor: Floor, 
     assert swept(floor).problem is not None
 
 
+def with_a_row_of_no_package(oms: FaultyOms, request: Request) -> Response:
+    page = json.loads(oms.answer_well(request).body)
+    return Response(200, json.dumps(page | {"results": [{"id": 2**53}, *page["results"]]}).encode())
+
+
+def test_one_row_that_cannot_be_read_does_not_hide_the_others(floor: Floor, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "autoship")
+    packed(floor.oms, 73, 74)
+    floor.oms.always("list", with_a_row_of_no_package)
+    done = swept(floor)
+    assert (done.problem, [one.package_id for one in done.found]) == (None, [73, 74])
+    assert "sweep.rows_unread" in caplog.messages
+
+
 def test_a_hanging_list_gives_up_at_its_deadline(floor: Floor) -> None:
     floor.oms.script("list", hangs)
     assert swept(floor).problem == "the list was not answered: ReadTimeout"

@@ -192,6 +192,8 @@ def test_shipment_and_invoice_are_there_unless_null_or_empty(key: str, fact: str
         ({"slug": "ship", "transition": 12, "id": 3}, OfferedCommand("ship", "12", "3")),
         ({"slug": "ship"}, OfferedCommand("ship", None, None)),
         ({"transition": "12", "slug": None}, OfferedCommand(None, "12", None)),
+        ({"transition": {"id": 12, "slug": "ship"}}, OfferedCommand(None, "12", None)),
+        ({"transition": {"slug": "ship"}, "transition_id": 12}, OfferedCommand(None, "12", None)),
         ({"id": 0, "name": "Ship"}, OfferedCommand(None, None, "0")),
     ],
 )
