@@ -417,16 +417,14 @@ def resume(why: str, as_json: bool) -> None:
 
 
 @main.command("sweep")
-@click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Only list what would be looked at; exit 1 if there is anything.",
-)
+@click.option("--dry-run", is_flag=True, help="Only list what would be looked at; exit 1 if there is anything.")
 @click.option("--adopt", is_flag=True, help="Take on all that is Packed, also what no webhook announced.")
 @_yes_option
 @_json_option
 def sweep_command(dry_run: bool, adopt: bool, yes: bool, as_json: bool) -> None:
     """List all packages in Packed now, and have those looked at that no webhook announced."""
+    if dry_run and adopt:
+        raise click.UsageError("--dry-run and --adopt exclude each other: --adopt shows what it would do and asks")
     config, database = _stored()
     with closing(_oms(config, database)) as oms:
         # A stale token in somebody's shell must not hold back the workers.
