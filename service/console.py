@@ -254,7 +254,8 @@ class _Console:
             now, found = transaction.now, brakes.read(transaction)
         back, is_held = url_for("console.start"), found.paused_at is not None
         if act == "pause":
-            asked = _Asked("Pause shipping", _PAUSED_ALREADY if is_held else _AFTER_PAUSE, back, not is_held)
+            can_pause = not (is_held and brakes.is_by_person(found.pause_cause))
+            asked = _Asked("Pause shipping", _AFTER_PAUSE if can_pause else _PAUSED_ALREADY, back, can_pause)
             return self._confirmed(asked, now, lambda word: operator.pause(self._database, word))
         can_resume = is_held or found.breaker_opened_at is not None
         asked = _Asked("Resume shipping", _AFTER_RESUME if can_resume else _NOTHING_HELD, back, can_resume)

@@ -98,11 +98,15 @@ def pause(database: Database, word: Word = NO_WORD) -> Acted:
 def resume(database: Database, word: Word = NO_WORD) -> Acted:
     """Allows commands again and closes the breaker."""
     with database.transaction() as transaction:
+        before = brakes.read(transaction, lock=True)
         changed = brakes.resume(transaction)
         worklist.look_again_at(transaction, Reason.BRAKE)
         if changed:
             _note(transaction, journal.SERVICE, word.added_to("resumed"))
-    return _recorded("resume", Acted(changed, "resumed" if changed else "nothing held commands back"))
+    text = "resumed" if changed else "nothing held commands back"
+    if before.paused_at is not None and not brakes.is_by_person(before.pause_cause):
+        text = "resumed; it pauses again for as long as an hour's commands reach SHIP_MAX_PER_HOUR"
+    return _recorded("resume", Acted(changed, text))
 
 
 def _note(transaction: Transaction, package_id: int, text: str) -> None:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 
-from service import attend, brakes, inbox, journal, worklist
+from service import attend, brakes, inbox, journal, operator, worklist
 from service.brakes import Operation
 from service.delivery import Delivery
 from service.oms import FIRST_BYTE_WITHIN_S, Oms
@@ -704,3 +704,6 @@ def test_the_hourly_cap_pauses_before_the_command_that_would_exceed_it(floor_wit
     assert floor.where(3) == ("waiting", "brake")
     with floor.store.reading() as transaction:
         assert "SHIP_MAX_PER_HOUR" in (brakes.read(transaction).against_command(3, floor.clock.now) or "")
+    assert operator.resume(floor.store).text.startswith("resumed; it pauses again")
+    operator.pause(floor.store)
+    assert operator.resume(floor.store).text == "resumed"
