@@ -60,7 +60,7 @@ def test_a_newcomer_comes_from_nothing_to_live_with_the_commands_of_the_readme(t
 
         with commands.running("up", cwd=tmp_path, variables=newcomer.exported) as up:
             up.wait_for("web.started")
-            newcomer.until_settled({"public_url": "unknown", "webhooks": "unknown"})
+            newcomer.until_settled({"public_url": "unknown", "webhooks": "unknown", "deliveries": "unknown"})
 
             newcomer.exported["PUBLIC_URL"] = f"http://127.0.0.1:{port}"
             assert newcomer.run("register", "--check").code == 1

@@ -171,7 +171,7 @@ FOR_A_PERSON: dict[tuple[str, str, str], tuple[str, ...]] = {
         ("unknown state", "read-back", frequency): ("needs_attention/outcome_unknown",)
         for frequency in ("once", "half", "outage")
     },
-    ("unknown state", "read", "shadow"): ("skipped/left_packed",),
+    ("unknown state", "read", "shadow"): ("needs_attention/outcome_unknown",),
 }
 
 
