@@ -61,9 +61,14 @@ class Text(fields.Field[str]):
     """A string, or a number written as one, cleaned for storing."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise ValidationError("not a text")
-        return clean(str(value))
+        return _text(value)
+
+
+class TextOrOwner(fields.Field[str]):
+    """A text, or an object that has one as its id."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        return _text(value.get("id") if isinstance(value, Mapping) else value)
 
 
 class Id(fields.Field[int]):
@@ -88,14 +93,6 @@ class OwnerId(fields.Field[int]):
         if isinstance(inner, bool) or not isinstance(inner, int):
             raise ValidationError("not a reference")
         return inner
-
-
-class TextOrOwner(Text):
-    """A text, or an object that has one as its id."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        inner = value.get("id") if isinstance(value, Mapping) else value
-        return super()._deserialize(inner, attr, data, **kwargs)
 
 
 class State(fields.Field[StateValue]):
@@ -143,6 +140,12 @@ class TolerantSchema(Schema):
             return dict(self.load(value)), {}
         except ValidationError as problem:
             return cast(dict[str, Any], problem.valid_data), cast(dict[str, Any], problem.messages)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValidationError("not a text")
+    return clean(str(value))
 
 
 def _number(value: object) -> str:
