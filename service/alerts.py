@@ -18,7 +18,7 @@ from enum import StrEnum
 import apprise
 import sqlalchemy as sa
 
-from service import brakes, logs, vitals
+from service import logs, vitals
 from service.brakes import TOKEN_REJECTED
 from service.config import Config
 from service.database import Database, Transaction
@@ -90,7 +90,7 @@ def _token_rejected(found: Vitals) -> bool:
 
 
 def _capped(found: Vitals) -> bool:
-    return found.paused_at is not None and not brakes.is_by_person(found.pause_cause)
+    return found.paused_at is not None and not found.paused_by_person
 
 
 def _held_back(found: Vitals) -> int:

@@ -125,8 +125,8 @@ def _package(config: Config, oms: Oms, package_id: int) -> Iterator[Finding]:
     listed = oms.read_items(package_id)
     apart = listed if isinstance(listed, Items) else None
     yield diagnosis.items(read.items, apart)
-    yield diagnosis.enum_class(read, read.items or apart)
     found = read.items or apart
+    yield diagnosis.enum_class(read, found)
     if found is not None and found.items and found.problem is None and policy.is_packed(read.state, config.settings):
         yield diagnosis.items_packed(found, config.settings)
     yield diagnosis.rule_fields(read, config.settings)

@@ -48,10 +48,10 @@ def stored(database: Database, package_id: int) -> dict[str, Any] | None:
             return None
         case = worklist.case_of(row)
         attempts = [_attempt(attempt) for attempt in journal.attempts_of(transaction, [package_id])]
-        held_back = brakes.read(transaction).against_command(package_id, transaction.now)
-        waits = case.state is CaseState.WAITING and case.reason is None and held_back is not None
-        reason = Reason.BRAKE if waits else case.reason
-        advice = _advice(MEANINGS[case.state, reason][1], package_id)
+        may_be_held = case.state is CaseState.WAITING and case.reason in (None, Reason.BRAKE)
+        shut = brakes.read(transaction).against_command(package_id, transaction.now)
+        held_back = shut if may_be_held else None
+        advice = _advice(MEANINGS[case.state, Reason.BRAKE if held_back else case.reason][1], package_id)
         return _frame(case, _summary(case, attempts, held_back), advice) | {
             "next_check_at": instant(row["due_at"]),
             "attempts": attempts,
@@ -113,10 +113,9 @@ def _summary(case: Case, attempts: Sequence[Mapping[str, Any]], held_back: str |
         accepted = bool(attempts) and attempts[-1]["outcome"] == Outcome.ACCEPTED
         return PROOFS[case.evidence] if accepted or case.evidence is not Evidence.READ_BACK else _NOT_ALONE
     meaning = MEANINGS[case.state, case.reason][0]
-    if case.reason is Reason.BRAKE and held_back is not None:
-        meaning = f"It is eligible, but commands are held back: {held_back}."
-    if case.state is CaseState.WAITING and case.reason is None and held_back is not None:
-        meaning = f"It is to be looked at, and work is held back: {held_back}."
+    if held_back is not None:
+        waits = "It is eligible, but commands are" if case.reason else "It is to be looked at, and work is"
+        meaning = f"{waits} held back: {held_back}."
     if case.read_problem is None:
         return meaning
     reads = "read" if case.failed_reads == 1 else f"{case.failed_reads} reads"

@@ -600,7 +600,7 @@ def _opening(view: View, modified_at: datetime | None) -> _Opening | Verdict:
 
 
 def _is_newer_stay(view: View, entry: LoggedTransition, left: LoggedTransition) -> bool:
-    """Whether it was packed after this episode's end, commands too: log and read may lag together."""
+    """Whether the logged stay began after the last one and its commands: log and read may lag together."""
     if entry.log_id <= max(left.log_id, view.case.entry_log_id):
         return False
     if any(outcome.names_transition(left, attempt.command) for attempt in view.attempts):

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service import worklist
-from service.brakes import holds_up_work
+from service.brakes import holds_up_work, is_by_person
 from service.database import (
     Database,
     Instant,
@@ -78,6 +78,11 @@ class Vitals:
     def worker_silent_s(self) -> float:
         """The same, and where no worker ever ran, how old the database is."""
         return self._ago_s(self.worker_seen_at or self.made_at)
+
+    @property
+    def paused_by_person(self) -> bool:
+        """Paused, and not by the hourly cap."""
+        return self.paused_at is not None and is_by_person(self.pause_cause)
 
     def count(self, state: str, *reasons: str) -> int:
         """Packages in this state, with one of these reasons if any are named."""

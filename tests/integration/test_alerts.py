@@ -228,6 +228,19 @@ def test_an_alert_is_told_once_for_all_processes_and_told_when_it_is_over(
     assert told(wire) == [BEGAN, IS_OVER]
 
 
+def test_an_alert_that_is_redirected_is_not_told_elsewhere_and_tried_again(
+    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock
+) -> None:
+    """Another host may be anybody's, and its 200 would count as told."""
+    wire.post(AT_ONE, status=307, headers={"Location": AT_TWO})
+    wire.post(AT_TWO)
+    open_breaker(store)
+    process = watch_with(ONE)
+    for _ in range(2):
+        watched(process, LEASE)
+    assert [call.request.url for call in wire.calls] == [AT_ONE] * 2
+
+
 def test_what_grows_again_after_it_had_become_less_is_told_again(
     watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock
 ) -> None:

@@ -677,3 +677,10 @@ def test_a_package_that_nobody_may_look_at_yet_is_explained_by_the_brake(
     [told] = autoship("explain", "73", "--json").told
     assert told["summary"] == f"It is to be looked at, and work is held back: breaker open: {brakes.TOKEN_REJECTED}."
     assert "brake.changed" in told["advice"]
+
+
+def test_the_files_of_sqlite_are_for_their_owner_alone(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/var/autoship.db"
+    assert commands.autoship("migrate", cwd=tmp_path, **MINIMAL | {"DATABASE_URL": url}).code == 0
+    modes = [path.stat().st_mode & 0o077 for path in (tmp_path / "var", tmp_path / "var/autoship.db")]
+    assert modes == [0, 0]

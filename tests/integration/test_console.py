@@ -526,3 +526,14 @@ def test_who_and_why_are_added_where_they_are_known(word: Word, added: str, caus
 def test_a_delivery_is_answered_as_ever_beside_the_console(person: Person) -> None:
     answer = deliver(person.client, a_document())
     assert (answer.status_code, "Set-Cookie" in answer.headers) == (202, False)
+
+
+@on_sqlite
+def test_a_person_can_pause_where_the_hourly_cap_has_paused_already(person: Person, floor: Floor) -> None:
+    with floor.store.transaction() as transaction:
+        brakes.pause(transaction, "2 commands within an hour (SHIP_MAX_PER_HOUR)")
+    assert "Pause shipping…" in person.get("/")
+    assert person.act("/pause", "recall") == "Pause shipping: paused."
+    assert "Pause shipping…" not in person.get("/")
+    with floor.store.reading() as transaction:
+        assert brakes.read(transaction).pause_cause == "by Ayşe: recall"

@@ -211,6 +211,7 @@ def test_what_is_wrong_with_the_oms_is_found(
         ({"ALERT_URLS": "nosuch://canary"}, {"configuration": "problem: "}),
     ],
 )
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # Apprise looks at all its plugins for an unknown one
 def test_what_is_wrong_with_the_configuration_is_found(
     examined: Callable[..., Ended], variables: dict[str, str], found: dict[str, str]
 ) -> None:
