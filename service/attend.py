@@ -174,6 +174,8 @@ class Attendant:
         state = reading.state if isinstance(reading, PackageSnapshot) else None
         if state is None or policy.is_packed(state, settings):
             return view
+        if policy.is_confirmed(state, claimed.attempts, settings):
+            return view
         sent_at = journal.last_send(claimed.attempts)
         shipped, cancelled = inbox.signed_events(transaction, claimed.case.package_id, sent_at, state.value)
         return replace(
@@ -187,8 +189,7 @@ class Attendant:
         attempt = view.open_attempt
         if attempt is not None and (verdict.resolution is not None or verdict.read_back):
             journal.record_read_back(transaction, attempt, verdict.resolution)
-        new = not self.settings.shipped_statuses and verdict.learned not in view.shipped_values
-        if new and verdict.learned is not None:
+        if verdict.learned is not None and not self.settings.shipped_statuses:
             journal.learn_shipped(transaction, view.case.package_id, verdict.learned)
 
     # The command gate: the last thing before a send. Lease and fence are checked by `worklist.renew`.

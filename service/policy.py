@@ -462,10 +462,15 @@ def needs_transition_log(case: Case, attempts: tuple[Attempt, ...], reading: Rea
         return False
     if is_packed(reading.state, settings):
         return case.packed_since is None and case.left_packed_at is not None
-    attempt = _possible(attempts)
-    if attempt is None or _confirms(reading.state, attempt, settings):
+    if _possible(attempts) is None or is_confirmed(reading.state, attempts, settings):
         return False
     return _is_unsettled(case, attempts)
+
+
+def is_confirmed(state: StateValue, attempts: tuple[Attempt, ...], settings: Settings) -> bool:
+    """Whether a state other than Packed proves by itself that the last command was applied."""
+    attempt = _possible(attempts)
+    return attempt is not None and _confirms(state, attempt, settings)
 
 
 def decide(view: View, reading: Reading) -> Verdict:

@@ -355,7 +355,8 @@ def _due(transaction: Transaction, *, hinted: bool, most: int) -> list[int]:
 def _take(transaction: Transaction, package_ids: Sequence[int], lease: timedelta) -> tuple[Claim, ...]:
     leased = {"package_ids": package_ids, "leased_until": transaction.now + lease}
     taken = transaction.execute(_TAKEN, leased).mappings().all()
-    sent = journal.attempts_of(transaction, package_ids)
+    commanded = [row["package_id"] for row in taken if row["episode"] > 0]  # there is no attempt outside an episode
+    sent = journal.attempts_of(transaction, commanded) if commanded else ()
     return tuple(claimed for row in taken if (claimed := _claim_of(row, sent, transaction.now)) is not None)
 
 

@@ -86,8 +86,9 @@ def test_a_crash_of_one_look_stops_no_other(
 ) -> None:
     pack(oms, 73, 74, 75)
     hint(database, 73, 74, 75)
-    row = {"package_id": 73, "episode": 0, "fence": 1, "outcome": "of_the_future"}
+    row = {"package_id": 73, "episode": 1, "fence": 1, "outcome": "of_the_future"}
     with database.transaction() as transaction:
+        transaction.execute(sa.update(packages).where(packages.c.package_id == 73).values(episode=1))
         times = {"started_at": transaction.now, "deadline_at": transaction.now}
         transaction.execute(sa.insert(attempts).values(row | times))
     with at_work(quick(OMS_CONCURRENCY="1")):
