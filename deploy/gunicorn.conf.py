@@ -1,6 +1,8 @@
 """gunicorn for the web process. One process with threads: SQLite has one writer, and PostgreSQL deployments
 add web processes by the platform's own means."""
 
+import signal
+
 from service import __version__, alerts, garbage, logs, watch
 from service import config as configuration
 from service.server import STARTED
@@ -21,6 +23,11 @@ def on_starting(server: object) -> None:
     """The master's own lines look like everybody's."""
     config = configuration.load(configuration.environment())
     logs.configure(config.log_level, config.log_format, config.display_tz)
+
+
+def when_ready(server: object) -> None:
+    """Lets signals through that came before gunicorn could handle them (service/cli.py)."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
 
 
 def post_worker_init(worker: object) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,7 +64,7 @@ _PREVIEW = 20
 
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Entry of the console script. Ends the process with the exit code of the contract."""
+    """Carries out what is asked, and ends the process with the exit code of the contract."""
     _fill_closed_streams()
     logging.getLogger("autoship").addHandler(logging.NullHandler())  # commands tell in words of their own
     os.umask(0o077)  # what SQLite holds is for nobody else on this machine
@@ -158,6 +159,8 @@ def web() -> None:
     config, _ = _ready()
     alerts.targets(config)
     up.refuse_taken_port(config.port, "PORT", within_s=_PORT_WAIT_S)
+    # gunicorn has no handlers yet for a second: until its configuration lets them through, signals wait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     gunicorn = ["gunicorn", "--config", os.fspath(_gunicorn_config()), "--bind", f"0.0.0.0:{config.port}"]
     os.execv(sys.executable, [sys.executable, "-m", *gunicorn, "service.web:create_app()"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -128,9 +129,11 @@ def refuse_taken_port(port: int, named: str, host: str = "0.0.0.0", within_s: fl
 
 
 def _stopping() -> threading.Event:
-    """Set by the first SIGTERM or SIGINT from now on."""
+    """Set by the first SIGTERM or SIGINT from now on, and by the end of the terminal unless `nohup` keeps it away."""
     stopping = threading.Event()
     on_signals(stopping.set)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda signum, frame: stopping.set())
     return stopping
 
 
@@ -197,7 +200,8 @@ def _supervise(environ: Mapping[str, str], stopping: threading.Event) -> int:
 
 
 def _start(name: str, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "service", name], env=dict(environ))
+    # In a session of its own: a terminal's Ctrl-C is for us, and gunicorn takes that and our SIGTERM for two wishes.
+    return subprocess.Popen([sys.executable, "-m", "service", name], env=dict(environ), start_new_session=True)
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -149,6 +149,16 @@ def test_terminal_shows_readable_lines_then_a_summary_and_ctrl_c_ends_all(tmp_pa
     )
     assert any(re.fullmatch(r" +79  0+79 +waiting +items_mixed +The package is Packed, but .*", line) for line in lines)
     assert sum(line.startswith("All sample packages are settled") for line in lines) == 1
+    assert "SIGKILL" not in text
+
+
+def test_the_end_of_the_terminal_ends_all(tmp_path: Path) -> None:
+    with commands.running("up", "--sandbox", cwd=tmp_path, variables={"PORT": commands.free_port()}) as up:
+        for started in ("worker.started", "web.started"):
+            up.wait_for(started)
+        family = commands.family(up.process.pid)
+        assert up.end(signal.SIGHUP) == 0
+        assert [pid for pid in family if commands.is_alive(pid)] == []
 
 
 def test_up_ships_from_the_configured_oms_though_nobody_reads_its_output(tmp_path: Path, database_url: str) -> None:

@@ -546,6 +546,32 @@ def sigint_is_not_ignored() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("sigint_is_not_ignored")
+@pytest.mark.parametrize(
+    ("name", "imports", "signum", "code"),
+    [
+        ("up", "click", signal.SIGINT, 0),
+        ("worker", "click", signal.SIGTERM, 0),
+        ("web", "gunicorn.arbiter", signal.SIGTERM, 0),
+        ("web", "gunicorn.arbiter", signal.SIGINT, 0),
+        ("doctor", "click", signal.SIGINT, 130),
+    ],
+)
+def test_signal_to_what_is_still_being_imported_ends_it_as_later(
+    name: str, imports: str, signum: int, code: int, tmp_path: Path
+) -> None:
+    variables = MINIMAL | {"DATABASE_URL": f"sqlite:///{tmp_path}/s.db", "PORT": commands.free_port()}
+    Database(variables["DATABASE_URL"]).migrate(MINIMAL["OMS_BASE_URL"])
+    telling = variables | {"PYTHONPROFILEIMPORTTIME": "1"}
+    with commands.running(name, cwd=tmp_path, variables=telling) as process:
+        imported = re.compile(rf"import time: .* {re.escape(imports)}")
+        commands.eventually(
+            lambda: any(map(imported.fullmatch, process.err[-500:])) or None, process.told, every_s=0.001
+        )
+        assert process.end(signum) == code
+        assert not [line for line in process.err if "Traceback" in line or "interrupted" in line]
+
+
+@pytest.mark.usefixtures("sigint_is_not_ignored")
 def test_ctrl_c_is_exit_130(tmp_path: Path) -> None:
     with commands.running("sandbox", "--port", commands.free_port(), cwd=tmp_path, variables={}) as stand_in:
         stand_in.wait_for("OMS_BASE_URL=")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.commands import family
@@ -99,8 +100,11 @@ class Member:
 
 
 def end(members: Sequence[Member]) -> None:
-    """Leaves none of them behind."""
+    """Leaves none of them behind, and none of their children."""
     for member in members:
+        for pid in member.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         member.kill()
 
 
