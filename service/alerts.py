@@ -97,8 +97,7 @@ def _held_back(found: Vitals) -> int:
     """What nothing else tells of: where the breaker or a pause holds them back, that is known."""
     if found.paused_at is not None or found.breaker_opened_at is not None:
         return 0
-    asked_to_wait = found.hold_off_until is not None and found.now < found.hold_off_until
-    unread = asked_to_wait and found.oldest_due_s >= LONG_HELD_BACK.total_seconds()
+    unread = found.asked_to_wait and found.oldest_due_s >= LONG_HELD_BACK.total_seconds()
     return max(found.held_back, int(unread))
 
 

@@ -109,7 +109,7 @@ def _headline(found: Vitals, concerns: tuple[Concern, ...], *, live: bool) -> st
         return f"{concerns[0].title[0].upper()}{concerns[0].title[1:]}."
     if found.paused_at is not None:
         return f"Paused for {lasting(found.now - found.paused_at)} {found.pause_cause}."
-    if found.hold_off_until is not None and found.now < found.hold_off_until:
+    if found.asked_to_wait and found.hold_off_until is not None:
         return f"The OMS asked everybody to wait, for {lasting(found.hold_off_until - found.now)} more."
     if not live:
         return "Shadow mode: packages are judged, nothing is commanded."

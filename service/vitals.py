@@ -23,6 +23,7 @@ from service.database import (
     sweep,
     workers,
 )
+from service.outcome import MAX_RETRY_AFTER
 from service.policy import UNKNOWN_TO_OMS, CaseState, Reason
 
 ATTEMPTS_WITHIN = timedelta(hours=24)
@@ -78,6 +79,11 @@ class Vitals:
     def worker_silent_s(self) -> float:
         """The same, and where no worker ever ran, how old the database is."""
         return self._ago_s(self.worker_seen_at or self.made_at)
+
+    @property
+    def asked_to_wait(self) -> bool:
+        """Whether a `Retry-After` has not passed; what is further ahead was said before a clock was set back."""
+        return self.hold_off_until is not None and self.now < self.hold_off_until <= self.now + MAX_RETRY_AFTER
 
     @property
     def paused_by_person(self) -> bool:

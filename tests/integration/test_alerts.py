@@ -75,6 +75,7 @@ SILENT: dict[str, Any] = {"last_webhook_at": NOW - 61 * MINUTE, "unannounced": 3
         ({"hold_off_until": NOW + SECOND, "oldest_due_at": NOW - 30 * MINUTE}, {"held_back": 1}),
         ({"hold_off_until": NOW + SECOND, "oldest_due_at": NOW - 29 * MINUTE}, {}),
         ({"hold_off_until": NOW, "oldest_due_at": NOW - 30 * MINUTE}, {}),
+        ({"hold_off_until": NOW + 16 * MINUTE, "oldest_due_at": NOW - 30 * MINUTE}, {}),  # before a clock was set back
         ({"paused_at": NOW, "pause_cause": "9 commands within an hour (SHIP_MAX_PER_HOUR)"}, {"hourly_cap": 1}),
         ({"paused_at": NOW, "pause_cause": brakes.BY_OPERATOR}, {}),
         (

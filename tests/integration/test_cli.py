@@ -128,6 +128,14 @@ def test_old_or_missing_database_is_exit_2_and_names_the_remedy(autoship: Autosh
     assert "run `autoship migrate`" in ended.err
 
 
+@pytest.mark.parametrize("command", ["register --check", "rules test 73"])
+def test_missing_database_is_told_where_a_login_would_keep_its_token_in_it(autoship: Autoship, command: str) -> None:
+    login = {"OMNITRON_BASE_URL": "http://127.0.0.1:9", "OMNITRON_USERNAME": "u", "OMNITRON_PASSWORD": "p"}
+    ended = autoship(*command.split(), PUBLIC_URL="https://autoship.example.com", OMS_TOKEN="", **login)
+    assert (ended.code, ended.out) == (2, "")
+    assert "run `autoship migrate`" in ended.err
+
+
 @pytest.mark.parametrize("command", ["packages", "migrate"])
 def test_database_of_another_oms_is_refused(autoship: Autoship, database: Database, command: str) -> None:
     ended = autoship(command, OMS_BASE_URL="https://other-oms.akinon.net")

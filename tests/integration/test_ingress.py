@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -25,7 +28,7 @@ from service.policy import CaseState
 from service.sandbox import Request
 from service.web import MAX_BODY_BYTES, create_app
 from tests import oms_faults
-from tests.conftest import SECRET, a_document, deliver, locked, on_postgresql, on_sqlite, signed
+from tests.conftest import SECRET, a_document, deliver, eventually, locked, on_postgresql, on_sqlite, signed
 from tests.integration.conftest import Clock, Floor
 from tests.oms_faults import FaultyOms, Outcome
 
@@ -313,6 +316,38 @@ def test_a_locked_database_is_503_with_retry_after_and_nothing_is_lost_or_stored
     assert rows(database, deliveries) == []
     assert deliver(client, a_document()).json["status"] == "accepted"
     assert client.get("/readyz").status_code == 200
+
+
+def test_whoever_asks_for_readiness_while_others_wait_shares_their_write(
+    configured: Callable[..., Config], database: Database, database_url: str
+) -> None:
+    app = create_app(configured(), Database(database_url, patience_s=30))
+    writes, statuses = list[str](), list[int]()
+
+    def note(connection: object, cursor: object, statement: str, *others: object) -> None:
+        if statement.startswith("UPDATE deployment"):
+            writes.append(statement)
+
+    def asking() -> int:
+        frames = sys._current_frames().values()
+        return sum("came_at" in f.f_locals for one in frames for f, _ in traceback.walk_stack(one))
+
+    threads = [
+        threading.Thread(target=lambda: statuses.append(app.test_client().get("/readyz").status_code))
+        for _ in range(20)
+    ]
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        with locked(database_url):
+            for thread in threads:
+                thread.start()
+            eventually(lambda: asking() == len(threads))
+        for thread in threads:
+            thread.join()
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    assert statuses == [200] * 20
+    assert len(writes) == 2  # of who came first, and one for all who came while it waited
 
 
 def test_a_locked_database_is_answered_503_within_five_seconds(

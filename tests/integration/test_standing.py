@@ -40,6 +40,7 @@ NOTHING_YET: dict[str, Any] = {"packages": {}, "last_webhook_at": None, "made_at
         (SHADOW, False, Light.HELD, "Shadow mode: packages are judged, nothing is commanded. 1,200 would ship, 412"),
         (SHADOW | PAUSED, False, Light.HELD, "Paused for 1 h by Ayşe"),
         (CALM | {"hold_off_until": NOW + 90 * SECOND}, True, Light.CALM, "The OMS asked everybody to wait, for 1 min "),
+        (CALM | {"hold_off_until": NOW + 960 * SECOND}, True, Light.CALM, "Shipping normally."),  # a clock was set back
         (CALM | SILENT, True, Light.NEEDS_YOU, "Shipping, but no webhook has come for an hour, and the sweep finds"),
         ({"packages": {("waiting", "backlog_to_confirm"): 7}}, True, Light.NEEDS_YOU, "Shipping, but packages that "),
         (CALM | {"unreadable": 1}, True, Light.NEEDS_YOU, "Shipping, but the OMS gives no usable answer. 412"),

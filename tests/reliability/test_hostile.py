@@ -21,13 +21,14 @@ from tests.reliability.web_process import PATH, WebProcess, connect, seen
 
 POST = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n".encode()
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+FORM = b"\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\n"
 TOO_LARGE = b"x" * (MAX_BODY_BYTES + 1)
 
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
     folder = tmp_path_factory.mktemp("web")
-    process = WebProcess(f"sqlite:///{folder}/autoship.db", folder / "web.log")
+    process = WebProcess(f"sqlite:///{folder}/autoship.db", folder / "web.log", ADMIN_TOKEN="admin-token")
     yield process
     process.close()
 
@@ -76,6 +77,12 @@ def test_what_is_no_http_is_400_in_our_words_and_nothing_of_it_is_logged(web: We
     answer = answer_to(web, request_bytes)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.endswith(b'{"status": "error", "reason": "bad_request"}')
+    assert "canary" not in web.log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("head", [CHUNKED, CHUNKED.replace(PATH.encode(), b"/sign-in").replace(b"\r\n\r\n", FORM)])
+def test_a_body_of_bad_chunks_is_400_in_a_form_too(web: WebProcess, head: bytes) -> None:
+    assert answer_to(web, head + b"canary-of-a-secret\r\n").startswith(b"HTTP/1.1 400 ")
     assert "canary" not in web.log.read_text(encoding="utf-8")
 
 
