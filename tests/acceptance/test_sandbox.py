@@ -154,8 +154,7 @@ def test_terminal_shows_readable_lines_then_a_summary_and_ctrl_c_ends_all(tmp_pa
 
 def test_the_end_of_the_terminal_ends_all(tmp_path: Path) -> None:
     with commands.running("up", "--sandbox", cwd=tmp_path, variables={"PORT": commands.free_port()}) as up:
-        for started in ("worker.started", "web.started"):
-            up.wait_for(started)
+        Place(up, tmp_path, {}).wait_until_settled()
         family = commands.family(up.process.pid)
         assert up.end(signal.SIGHUP) == 0
         assert [pid for pid in family if commands.is_alive(pid)] == []
