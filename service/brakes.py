@@ -84,14 +84,19 @@ class Brakes:
         return None
 
     def asks_to_wait(self, now: datetime) -> bool:
-        """Whether a `Retry-After` has not passed; what is further ahead was said before a clock was set back."""
-        return self.hold_off_until is not None and now < self.hold_off_until <= now + MAX_RETRY_AFTER
+        """Whether a `Retry-After` has not passed."""
+        return has_to_wait(self.hold_off_until, now)
 
     def waits_for_probe(self, now: datetime) -> bool:
         """Whether the breaker is open and it is too early for a probe."""
         if self.breaker_opened_at is None or self.probe_at is None:
             return False
         return now < self.probe_at <= now + PROBE_INTERVAL
+
+
+def has_to_wait(until: datetime | None, now: datetime) -> bool:
+    """Whether the OMS asked to wait until then; what is too far ahead was said before a clock was set back."""
+    return until is not None and now < until <= now + MAX_RETRY_AFTER
 
 
 def read(transaction: Transaction, *, lock: bool = False) -> Brakes:

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service import worklist
-from service.brakes import holds_up_work, is_by_person
+from service.brakes import has_to_wait, holds_up_work, is_by_person
 from service.database import (
     Database,
     Instant,
@@ -23,7 +23,6 @@ from service.database import (
     sweep,
     workers,
 )
-from service.outcome import MAX_RETRY_AFTER
 from service.policy import UNKNOWN_TO_OMS, CaseState, Reason
 
 ATTEMPTS_WITHIN = timedelta(hours=24)
@@ -82,8 +81,8 @@ class Vitals:
 
     @property
     def asked_to_wait(self) -> bool:
-        """Whether a `Retry-After` has not passed; what is further ahead was said before a clock was set back."""
-        return self.hold_off_until is not None and self.now < self.hold_off_until <= self.now + MAX_RETRY_AFTER
+        """Whether a `Retry-After` has not passed."""
+        return has_to_wait(self.hold_off_until, self.now)
 
     @property
     def paused_by_person(self) -> bool:

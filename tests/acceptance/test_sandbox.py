@@ -152,9 +152,11 @@ def test_terminal_shows_readable_lines_then_a_summary_and_ctrl_c_ends_all(tmp_pa
     assert "SIGKILL" not in text
 
 
+@pytest.mark.usefixtures("no_signal_is_ignored")
 def test_the_end_of_the_terminal_ends_all(tmp_path: Path) -> None:
     with commands.running("up", "--sandbox", cwd=tmp_path, variables={"PORT": commands.free_port()}) as up:
-        Place(up, tmp_path, {}).wait_until_settled()
+        for started in ("worker.started", "web.started"):
+            up.wait_for(started)
         family = commands.family(up.process.pid)
         assert up.end(signal.SIGHUP) == 0
         assert [pid for pid in family if commands.is_alive(pid)] == []

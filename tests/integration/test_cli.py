@@ -545,15 +545,7 @@ def test_process_refuses_a_database_of_another_oms_at_once(tmp_path: Path) -> No
         assert "this database was made for http://127.0.0.1:9" in ended.err
 
 
-@pytest.fixture
-def sigint_is_not_ignored() -> Iterator[None]:
-    """A job in the background of a shell ignores SIGINT, and hands that down to what it starts."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, handler)
-
-
-@pytest.mark.usefixtures("sigint_is_not_ignored")
+@pytest.mark.usefixtures("no_signal_is_ignored")
 @pytest.mark.parametrize(
     ("name", "imports", "signum", "code"),
     [
@@ -579,7 +571,7 @@ def test_signal_to_what_is_still_being_imported_ends_it_as_later(
         assert not [line for line in process.err if "Traceback" in line or "interrupted" in line]
 
 
-@pytest.mark.usefixtures("sigint_is_not_ignored")
+@pytest.mark.usefixtures("no_signal_is_ignored")
 def test_ctrl_c_is_exit_130(tmp_path: Path) -> None:
     with commands.running("sandbox", "--port", commands.free_port(), cwd=tmp_path, variables={}) as stand_in:
         stand_in.wait_for("OMS_BASE_URL=")
