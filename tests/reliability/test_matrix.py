@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
-from service.sandbox import Response
+from service.sandbox import Request, Response
 from tests.oms_faults import answers
 from tests.reliability import matrix
 from tests.reliability.matrix import FOR_A_PERSON, OPERATIONS, Row, cells
-from tests.reliability.shift import Shift, Step, a_shift, proven_by, violations
+from tests.reliability.shift import SOCKET_TIMEOUT_S, Shift, Step, a_shift, proven_by, redirected, violations
 from tests.simulation.run import Storage
 
 pytestmark = pytest.mark.usefixtures("unlogged")
@@ -62,6 +63,20 @@ def test_what_shipped_twice_is_seen(shift: Shift) -> None:
 def test_an_inbox_that_lost_a_delivery_is_seen(shift: Shift) -> None:
     shift.accepted["an event that is not there"] += 1
     assert violations(shift) == ["the inbox does not hold what was accepted"]
+
+
+def test_a_redirect_that_is_followed_is_seen_and_no_other_call(shift: Shift) -> None:
+    redirect = redirected(307)(shift.oms, Request("GET", "/packages/71/", {}, "", b""))
+    assert isinstance(redirect, Response)
+    leads_to = httpx.URL(redirect.headers["Location"])
+
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.get(leads_to.copy_with(path="/readyz"), timeout=SOCKET_TIMEOUT_S, trust_env=False)
+    assert violations(shift) == []
+
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.get(leads_to, timeout=SOCKET_TIMEOUT_S, trust_env=False)
+    assert violations(shift) == ["another host was called"]
 
 
 def test_a_success_that_is_claimed_and_none_is_seen(shift: Shift) -> None:
