@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links
-PURE := service/errors.py,service/wire.py,service/delivery.py,service/snapshot.py,service/rules.py,service/policy.py,service/outcome.py,service/hooks.py
+PURE := service/errors.py,service/wire.py,service/delivery.py,service/snapshot.py,service/rules.py,service/policy.py,service/case.py,service/outcome.py,service/hooks.py
 # Where each test's database lies: in memory if there is room, as a thousand of them wait for the disk otherwise.
 FAST_DISK := $(shell test "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 {print $$4}')" -gt 4000000 2>/dev/null \
 	&& echo /dev/shm || echo "$${TMPDIR:-/tmp}")

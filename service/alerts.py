@@ -20,11 +20,11 @@ import sqlalchemy as sa
 
 from service import logs, vitals
 from service.brakes import TOKEN_REJECTED
+from service.case import CaseState, Reason
 from service.config import Config
 from service.database import Database, Transaction
 from service.database import alerts as table
 from service.errors import ConfigurationError, DatabaseUnavailable
-from service.policy import CaseState, Reason
 from service.sweep import FILTER_IGNORED
 from service.vitals import LONG_HELD_BACK, Vitals
 

@@ -11,11 +11,11 @@ from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import BadRequest, NotFound
 
 from service import explain, metrics, operator, vitals, worklist
+from service.case import CaseState, Reason
 from service.config import Config
 from service.database import Database
 from service.lookup import Lookup, Turn
 from service.operator import Acted, Word
-from service.policy import CaseState, Reason
 from service.vitals import Vitals
 from service.wire import MAX_ID
 

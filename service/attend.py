@@ -10,10 +10,11 @@ from datetime import timedelta
 
 from service import brakes, inbox, journal, logs, policy, worklist
 from service.brakes import Operation
+from service.case import Attempt, Case, CaseState, Note, Reason, Settings, is_packed, named
 from service.database import Database, Transaction
 from service.oms import FIRST_BYTE_WITHIN_S, Oms, Unread
-from service.outcome import Command, CommandAnswer, Throttled
-from service.policy import Attempt, BadShape, Case, CaseState, Note, Reading, Reason, Settings, Verdict, View
+from service.outcome import BadShape, Command, CommandAnswer, Reading, Throttled
+from service.policy import Verdict, View
 from service.snapshot import LoggedTransition, PackageSnapshot
 from service.worklist import Claim
 
@@ -172,7 +173,7 @@ class Attendant:
             log=log,
         )
         state = reading.state if isinstance(reading, PackageSnapshot) else None
-        if state is None or policy.is_packed(state, settings):
+        if state is None or is_packed(state, settings):
             return view
         if policy.is_confirmed(state, claimed.attempts, settings):
             return view
@@ -233,7 +234,7 @@ class Attendant:
         )
         if attempt is None:
             raise _LeaseLost
-        sending = Note("command", f"attempt {attempt.attempt_id}: sending {policy.named(command)}")
+        sending = Note("command", f"attempt {attempt.attempt_id}: sending {named(command)}")
         return attempt, replace(verdict, case=case, notes=(*verdict.notes, sending))
 
     def _send(self, claimed: Claim, send: _Send) -> None:

@@ -16,14 +16,17 @@ from service.outcome import (
     MAX_RETRY_AFTER,
     Accepted,
     Ambiguous,
+    BadShape,
     CommandAnswer,
     Misconfigured,
+    NotFound,
     NotSent,
+    ReadFailed,
+    Reading,
     Refused,
     Throttled,
     Unauthorised,
 )
-from service.policy import BadShape, NotFound, ReadFailed, Reading
 from service.snapshot import PackageSnapshot
 
 RATE_USED_UP = "the rate is used up"

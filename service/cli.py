@@ -38,6 +38,7 @@ from service import (
     worklist,
 )
 from service import config as configuration
+from service.case import CaseState, Reason
 from service.config import Config
 from service.database import Database
 from service.delivery import Authentication
@@ -48,7 +49,7 @@ from service.inbox import Receipt
 from service.login import credentials
 from service.oms import Oms, why_unread
 from service.operator import Acted, Word
-from service.policy import CaseState, NotFound, Reason
+from service.outcome import NotFound
 from service.rules import Rule, Rules
 from service.snapshot import PackageSnapshot
 from service.sweep import FILTER_IGNORED, Sweeper, Swept

@@ -15,10 +15,10 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from service import rules
+from service.case import Settings
 from service.delivery import Authentication
 from service.errors import ConfigurationError, RulesError
 from service.outcome import Command
-from service.policy import Settings
 from service.rules import Rules
 
 SQLITE_DEFAULT = "sqlite:///var/autoship.db"

@@ -20,12 +20,12 @@ from werkzeug.exceptions import BadRequest, HTTPException, NotFound, ServiceUnav
 from werkzeug.wrappers import Response as BaseResponse
 
 from service import __version__, brakes, explain, journal, logs, operator, signin, standing, today, vitals, worklist
+from service.case import CLOSED, MEANINGS, CaseState, Reason
 from service.config import Config
 from service.database import Database, Transaction
 from service.errors import DatabaseUnavailable, OmsUnreachable
 from service.lookup import Lookup, Turn
 from service.operator import MAX_NAME, MAX_WHY, Acted, Word, tidy
-from service.policy import CLOSED, MEANINGS, CaseState, Reason
 from service.vitals import Vitals
 from service.wire import MAX_ID, id_in
 from service.words import Words, counted

@@ -8,10 +8,19 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from service import policy
+from service.case import Settings, is_packed
 from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnavailable
 from service.hooks import Plan
-from service.outcome import CLOCKS_DIFFER, Misconfigured, Throttled, Unauthorised
-from service.policy import BadShape, NotFound, ReadFailed, Reading, Settings
+from service.outcome import (
+    CLOCKS_DIFFER,
+    BadShape,
+    Misconfigured,
+    NotFound,
+    ReadFailed,
+    Reading,
+    Throttled,
+    Unauthorised,
+)
 from service.snapshot import Items, LoggedTransition, PackageSnapshot
 from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS
 from service.words import lasting
@@ -246,7 +255,7 @@ def list_filter(listed: Sequence[PackageSnapshot] | BadShape, settings: Settings
     """Whether only packages in Packed are listed."""
     if isinstance(listed, BadShape):
         return _problem("list_filter", listed.problem, "Check that OMS_BASE_URL is an OMS.")
-    strangers = [one for one in listed if not policy.is_packed(one.state, settings)]
+    strangers = [one for one in listed if not is_packed(one.state, settings)]
     if strangers:
         what = f"package {strangers[0].package_id} is listed and is {strangers[0].state}, not Packed"
         return _problem("list_filter", what, "Find the spelling this OMS knows, for OMS_LIST_FILTER.")
@@ -265,7 +274,7 @@ def list_order(after: int, listed: Sequence[PackageSnapshot] | None) -> Finding:
 
 def sample(listed: Sequence[PackageSnapshot], settings: Settings) -> PackageSnapshot | None:
     """The package to look at closely, best one whose items are all Packed."""
-    packed = [one for one in listed if policy.is_packed(one.state, settings)]
+    packed = [one for one in listed if is_packed(one.state, settings)]
     whole = [one for one in packed if one.items and set(one.items.counts()) == {settings.item_packed_status}]
     return next(iter(whole or packed), None)
 
@@ -344,7 +353,7 @@ def offer(package: PackageSnapshot, settings: Settings) -> list[Finding]:
         unread = _unknown("commands_shape", "no commands in a shape we recognise", advice)
         return [unread, _unknown("command_offered", "the OMS's offer cannot be read", advice)]
     readable = _ok("commands_shape", f"commands that name themselves: {len(package.offered)}")
-    if not policy.is_packed(package.state, settings):
+    if not is_packed(package.state, settings):
         return [readable, _unknown("command_offered", "the package is no longer Packed", "Try again.")]
     check, _ = policy.offer(package, settings)
     if check.verdict == "pass":

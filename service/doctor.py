@@ -9,8 +9,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from service import alerts, diagnosis, hooks, policy, register, sender, sweep
+from service import alerts, diagnosis, hooks, register, sender, sweep
 from service import config as configuration
+from service.case import is_packed
 from service.config import Config
 from service.database import Database, deliveries, workers
 from service.diagnosis import DatabaseProblem, Finding
@@ -23,7 +24,7 @@ from service.errors import (
 )
 from service.login import credentials
 from service.oms import ListPage, Oms
-from service.policy import BadShape, NotFound, ReadFailed
+from service.outcome import BadShape, NotFound, ReadFailed
 from service.snapshot import Items, PackageSnapshot
 
 # Linux's list of what is mounted where; elsewhere there is none.
@@ -127,7 +128,7 @@ def _package(config: Config, oms: Oms, package_id: int) -> Iterator[Finding]:
     yield diagnosis.items(read.items, apart)
     found = read.items or apart
     yield diagnosis.enum_class(read, found)
-    if found is not None and found.items and found.problem is None and policy.is_packed(read.state, config.settings):
+    if found is not None and found.items and found.problem is None and is_packed(read.state, config.settings):
         yield diagnosis.items_packed(found, config.settings)
     yield diagnosis.rule_fields(read, config.settings)
     yield diagnosis.modified_date(read)

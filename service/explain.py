@@ -11,22 +11,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from service import brakes, journal, policy, worklist
+from service.case import CLOSED, MEANINGS, Case, CaseState, Evidence, Outcome, Reason, Settings
 from service.database import Database, Transaction, deliveries
 from service.errors import OmsUnreachable
 from service.oms import Oms, why_unread
-from service.policy import (
-    MEANINGS,
-    BadShape,
-    Case,
-    CaseState,
-    Evidence,
-    NotFound,
-    Outcome,
-    Reason,
-    Settings,
-    Verdict,
-    View,
-)
+from service.outcome import BadShape, NotFound
+from service.policy import Verdict, View
 from service.snapshot import PackageSnapshot
 
 # What makes us say that a package is shipped.
@@ -150,7 +140,7 @@ def _projected(verdict: Verdict) -> dict[str, Any]:
     if verdict.command is not None or case.state is CaseState.WOULD_SHIP:
         taking_up = f"autoship recheck {case.package_id} takes it up now."
         return _unseen(case, "Every check passes.", f"{taking_up} {advice}", "ship")
-    would = "skip" if case.state in policy.CLOSED else "wait"
+    would = "skip" if case.state in CLOSED else "wait"
     unreadable = f"We cannot judge it: {case.read_problem}."
     return _unseen(case, unreadable if case.read_problem else MEANINGS[case.state, case.reason][0], advice, would)
 

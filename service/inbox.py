@@ -12,10 +12,10 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from service import delivery as boundary
 from service import policy, worklist
+from service.case import CaseState, Reason, Settings
 from service.database import Database, Instant, Transaction, deliveries, packages, quarantine
 from service.delivery import Delivery, Unusable
 from service.errors import DeliveryRejected
-from service.policy import CaseState, Reason, Settings
 
 MAX_QUARANTINED_BODIES = 1000
 MAX_QUARANTINED_BYTES = 64 * 1024

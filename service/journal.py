@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from service.case import Attempt, CaseState, Note, Outcome, Resolution
 from service.database import Transaction, attempts, learned_shipped, timeline
 from service.outcome import Command, CommandAnswer, Refused, Unauthorised
-from service.policy import Attempt, CaseState, Note, Outcome, Resolution
 
 PACKAGES_TO_LEARN_FROM = 3
 MAX_TOLD = 1000

@@ -19,8 +19,19 @@ import httpx
 from service import __version__, hooks, outcome
 from service.config import OmnitronConfig, OmsConfig
 from service.hooks import Hook
-from service.outcome import Ambiguous, Command, CommandAnswer, Misconfigured, NotSent, Throttled, Unauthorised
-from service.policy import BadShape, NotFound, ReadFailed, Reading
+from service.outcome import (
+    Ambiguous,
+    BadShape,
+    Command,
+    CommandAnswer,
+    Misconfigured,
+    NotFound,
+    NotSent,
+    ReadFailed,
+    Reading,
+    Throttled,
+    Unauthorised,
+)
 from service.snapshot import (
     Items,
     LoggedTransition,

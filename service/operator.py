@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from service import brakes, journal, logs, worklist
 from service.brakes import BY_OPERATOR
+from service.case import Note, Reason
 from service.database import Database, Transaction
-from service.policy import Note, Reason
 
 MAX_NAME = 60
 MAX_WHY = 200

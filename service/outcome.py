@@ -1,4 +1,4 @@
-"""What an answer of the OMS to the command proves, and how long to wait before the next try."""
+"""What the OMS can answer, what an answer to the command proves, and how long to wait before the next try."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
-from service.snapshot import LoggedTransition
+from service.snapshot import LoggedTransition, PackageSnapshot
 from service.wire import StateValue, clean
 
 MAX_WORDS = 500
@@ -90,6 +90,28 @@ class Misconfigured:
 
 
 CommandAnswer = NotSent | Accepted | Ambiguous | Refused | Unauthorised | Throttled | Misconfigured
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    """The OMS does not know the package."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadShape:
+    """A complete answer that is no package as we know them."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFailed:
+    """No usable answer: not reached, too slow, cut off, an error of the OMS's own."""
+
+    cause: str
+
+
+Reading = PackageSnapshot | NotFound | BadShape | ReadFailed | Unauthorised | Throttled | Misconfigured
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> CommandAnswer:

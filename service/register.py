@@ -7,7 +7,7 @@ from service.config import Config
 from service.errors import ConfigurationError, OmsUnreachable
 from service.hooks import Action, Plan, Step, Wanted
 from service.oms import HookRefused, HookSaved, Oms, Unread, why_unread
-from service.policy import BadShape, NotFound
+from service.outcome import BadShape, NotFound
 
 # One to do it, and one more where somebody else did the same meanwhile.
 _ROUNDS = 2

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from service.case import CLOSED
 from service.database import Database, attempts, deliveries, packages, quarantine, timeline
 from service.inbox import QUARANTINE_AGE
-from service.policy import CLOSED
 
 PAGE = 500
 _PAUSE_S = 0.05

@@ -16,8 +16,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from service import explain, journal, operator
+from service.case import CaseState, Reason, Settings
 from service.database import Database, Transaction, packages, timeline
-from service.policy import CaseState, Reason, Settings
 
 
 class Fate(StrEnum):

@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from service import alerts, watch
-from service.policy import CaseState
+from service.case import CaseState
 from service.vitals import Vitals
 from service.words import lasting
 

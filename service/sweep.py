@@ -15,11 +15,11 @@ import sqlalchemy as sa
 
 from service import brakes, journal, logs, policy, worklist
 from service.brakes import SWEEP, Operation
+from service.case import Note, Reason, Settings, is_packed
 from service.config import Config
 from service.database import Database, Transaction, deliveries, packages, sweep
 from service.oms import ListPage, Oms, why_unread
-from service.outcome import Misconfigured, Throttled, Unauthorised
-from service.policy import Note, Reading, Reason, Settings
+from service.outcome import Misconfigured, Reading, Throttled, Unauthorised
 from service.snapshot import PackageSnapshot
 
 MAX_UNORDERED_PASSES = 5
@@ -217,7 +217,7 @@ class Sweeper:
             self._note_brake(brakes.note_listed)
         if page.unread:
             _ROWS_UNREAD.emit(rows=page.unread)
-        strangers = [one for one in page.packages if not policy.is_packed(one.state, self._config.settings)]
+        strangers = [one for one in page.packages if not is_packed(one.state, self._config.settings)]
         return f"{FILTER_IGNORED}: package {strangers[0].package_id} is not Packed" if strangers else page
 
     def _unlisted(self, reading: Reading) -> str:

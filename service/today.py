@@ -13,8 +13,8 @@ from datetime import datetime, time, timedelta, tzinfo
 
 import sqlalchemy as sa
 
+from service.case import CaseState, Resolution
 from service.database import Transaction, attempts, packages
-from service.policy import CaseState, Resolution
 from service.words import lasting
 
 # The newest of the day: a plot of more says no more.

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from service import worklist
 from service.brakes import has_to_wait, holds_up_work, is_by_person
+from service.case import CaseState, Reason
 from service.database import (
     Database,
     Instant,
@@ -23,7 +24,7 @@ from service.database import (
     sweep,
     workers,
 )
-from service.policy import UNKNOWN_TO_OMS, CaseState, Reason
+from service.policy import UNKNOWN_TO_OMS
 
 ATTEMPTS_WITHIN = timedelta(hours=24)
 UNANNOUNCED_WITHIN = timedelta(hours=1)

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service import brakes, journal, logs
+from service.case import Attempt, Case, CaseState, Check, Evidence, Reason
 from service.database import (
     Database,
     Insert,
@@ -24,7 +25,6 @@ from service.database import (
     workers,
 )
 from service.database import brakes as brakes_table
-from service.policy import Attempt, Case, CaseState, Check, Evidence, Reason
 from service.wire import StateValue, id_in
 
 MIN_LOOK_INTERVAL = timedelta(seconds=1)

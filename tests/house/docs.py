@@ -8,9 +8,9 @@ from pathlib import Path
 
 from service import config
 from service.alerts import ALERTS
+from service.case import MEANINGS
 from service.diagnosis import CHECKS
 from service.metrics import METRICS
-from service.policy import MEANINGS
 from tests.house.events import EVENTS
 from tests.integration.test_states import SCENES
 
@@ -174,7 +174,7 @@ Where a package stands and why, as `autoship explain ID` shows it. A package tha
 commanded again only after `autoship recheck ID`, or when it is packed anew.
 
 The last column: what a test made the OMS do, what it then did as advised, and where that ended. The page is made from
-`service/policy.py` and those cases, `tests/integration/test_states.py`, by `python -m tests.house.docs`.
+`service/case.py` and those cases, `tests/integration/test_states.py`, by `python -m tests.house.docs`.
 
 """
 

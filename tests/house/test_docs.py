@@ -7,7 +7,7 @@ import re
 import pytest
 
 from service import config
-from service.policy import MEANINGS, CaseState, Reason
+from service.case import MEANINGS, CaseState, Reason
 from tests.conftest import MINIMAL
 from tests.house import docs
 

@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from flask.testing import FlaskClient
 
 from service import explain, lookup
+from service.case import CaseState
 from service.config import Config
 from service.database import Database, packages, workers
-from service.policy import CaseState
 from service.sandbox import Request, Response
 from service.web import create_app
 from tests.conftest import a_document, deliver, locked, on_sqlite

@@ -17,15 +17,15 @@ import click
 import pytest
 import sqlalchemy as sa
 
-from service import brakes, cli, explain, inbox, policy, sandbox, worklist
+from service import brakes, cli, explain, inbox, sandbox, worklist
 from service import config as configuration
 from service.brakes import Operation
+from service.case import MEANINGS, Evidence, Reason
 from service.config import Config
 from service.database import Database, deliveries, packages, quarantine
 from service.delivery import Authentication, Delivery, Unusable, authenticate
 from service.errors import AutoshipError, DatabaseOutdated, DatabaseUnavailable
 from service.outcome import Unauthorised
-from service.policy import Evidence, Reason
 from service.wire import StateValue
 from tests import commands
 from tests.commands import Autoship
@@ -479,14 +479,14 @@ def test_every_state_and_reason_of_the_contract_has_a_meaning_and_no_other() -> 
     known = {reason.value for reason in Reason}
     expected = {(state, reason) for state, reasons in CONTRACT.items() for reason in reasons.split() if reason in known}
     without_reason = {("waiting", None), ("shipped", None), ("already_shipped", None), ("would_ship", None)}
-    assert set(policy.MEANINGS) == expected | without_reason
-    assert {reason for _, reason in policy.MEANINGS} == {*known, None}
+    assert set(MEANINGS) == expected | without_reason
+    assert {reason for _, reason in MEANINGS} == {*known, None}
     assert set(explain.PROOFS) == set(Evidence)
 
 
 @pytest.mark.parametrize(
     ("meaning", "advice"),
-    [*policy.MEANINGS.values(), *((proof, "Nothing to do.") for proof in explain.PROOFS.values())],
+    [*MEANINGS.values(), *((proof, "Nothing to do.") for proof in explain.PROOFS.values())],
 )
 def test_meaning_is_one_sentence_and_advice_names_only_what_exists(meaning: str, advice: str) -> None:
     assert re.fullmatch(r"[A-Z][^.!?]*\.", meaning.replace("package.status.shipped", ""))

@@ -15,11 +15,11 @@ import sqlalchemy as sa
 
 from service import brakes, inbox, worklist
 from service.brakes import Operation
+from service.case import Reason
 from service.config import Config
 from service.database import Database, deliveries, packages
 from service.delivery import Delivery
 from service.outcome import Accepted, Unauthorised
-from service.policy import Reason
 from service.wire import StateValue
 from service.worklist import Claim
 from tests.conftest import MINIMAL

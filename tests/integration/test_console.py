@@ -16,11 +16,11 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from service import brakes, lookup, operator, signin
+from service.case import CaseState
 from service.config import Config
 from service.console import ENTRIES, NEEDING, PAGE
 from service.database import Database, packages, timeline, workers
 from service.operator import MAX_NAME, MAX_WHY, Word
-from service.policy import CaseState
 from service.web import create_app
 from tests.conftest import a_document, deliver, locked, on_sqlite
 from tests.integration.conftest import Clock, Floor

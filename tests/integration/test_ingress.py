@@ -22,9 +22,9 @@ from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder
 
 from service import inbox, sandbox
+from service.case import CaseState
 from service.config import Config
 from service.database import Database, deliveries, metadata, packages, quarantine
-from service.policy import CaseState
 from service.sandbox import Request
 from service.web import MAX_BODY_BYTES, create_app
 from tests import oms_faults

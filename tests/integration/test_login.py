@@ -13,8 +13,7 @@ from service.config import Config
 from service.database import Database
 from service.login import credentials
 from service.oms import Credentials, Oms
-from service.outcome import Accepted, Command, NotSent, Unauthorised
-from service.policy import ReadFailed
+from service.outcome import Accepted, Command, NotSent, ReadFailed, Unauthorised
 from service.snapshot import PackageSnapshot
 from tests.integration.conftest import Clock
 from tests.oms_faults import FaultyOms, answers, hangs

@@ -14,8 +14,9 @@ from uuid import UUID
 
 import pytest
 
-from service import attend, brakes, inbox, journal, operator, policy, worklist
+from service import attend, brakes, inbox, journal, operator, worklist
 from service.brakes import Operation
+from service.case import Note
 from service.delivery import Delivery
 from service.oms import FIRST_BYTE_WITHIN_S, Oms
 from service.outcome import Command, Throttled, Unauthorised
@@ -711,6 +712,6 @@ def test_the_hourly_cap_pauses_before_the_command_that_would_exceed_it(floor_wit
 
 def test_the_newest_of_a_long_timeline_are_told(floor: Floor) -> None:
     with floor.store.transaction() as transaction:
-        journal.note(transaction, 73, [policy.Note("x", str(number)) for number in range(journal.MAX_TOLD + 1)])
+        journal.note(transaction, 73, [Note("x", str(number)) for number in range(journal.MAX_TOLD + 1)])
         told = [row["text"] for row in journal.timeline_of(transaction, 73)]
     assert told == [str(number) for number in range(1, journal.MAX_TOLD + 1)]

@@ -20,8 +20,19 @@ from service import oms as client
 from service import sandbox
 from service.config import OmsConfig
 from service.oms import Oms
-from service.outcome import Accepted, Ambiguous, Command, Misconfigured, NotSent, Refused, Throttled, Unauthorised
-from service.policy import BadShape, NotFound, ReadFailed
+from service.outcome import (
+    Accepted,
+    Ambiguous,
+    BadShape,
+    Command,
+    Misconfigured,
+    NotFound,
+    NotSent,
+    ReadFailed,
+    Refused,
+    Throttled,
+    Unauthorised,
+)
 from service.sandbox import PACKED, Request, Response
 from service.snapshot import PackageSnapshot
 from tests.oms_faults import (

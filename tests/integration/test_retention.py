@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from service import inbox, journal, retention, worklist
+from service.case import Note, Resolution
 from service.database import Database, attempts, deliveries, packages, quarantine, timeline
 from service.delivery import Delivery, Unusable
-from service.policy import Note, Resolution
 from service.wire import StateValue
 from tests.integration.conftest import Clock, Floor
 from tests.oms_faults import FaultyOms, answers, applied_then, resets, words

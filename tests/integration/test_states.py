@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from service import inbox, operator
+from service.case import MEANINGS, CaseState, Reason
 from service.delivery import Delivery
-from service.policy import MEANINGS, CaseState, Reason
 from service.sandbox import CANCELLED, PACKED, Request, Response
 from service.sweep import Sweeper
 from service.wire import StateValue

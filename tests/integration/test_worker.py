@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from service import brakes, sandbox, worker, worklist
 from service import config as configuration
+from service.case import Reason
 from service.config import Config
 from service.database import Database, attempts, packages, workers
 from service.database import brakes as brakes_table
-from service.policy import Reason
 from service.web import create_app
 from service.worker import Worker
 from tests import postgres

@@ -11,10 +11,20 @@ import sqlalchemy as sa
 
 from service import brakes, journal, worklist
 from service.brakes import Operation
+from service.case import CaseState, Reason
 from service.database import Database, login, sweep, workers
 from service.database import brakes as brakes_table
-from service.outcome import Ambiguous, Command, CommandAnswer, NotSent, Throttled, Unauthorised
-from service.policy import CaseState, NotFound, ReadFailed, Reading, Reason
+from service.outcome import (
+    Ambiguous,
+    Command,
+    CommandAnswer,
+    NotFound,
+    NotSent,
+    ReadFailed,
+    Reading,
+    Throttled,
+    Unauthorised,
+)
 from service.worklist import Claim
 from tests.conftest import eventually, on_postgresql
 from tests.integration.conftest import Clock

@@ -15,7 +15,7 @@ from random import Random
 
 import sqlalchemy as sa
 
-from service.policy import CaseState
+from service.case import CaseState
 from service.sandbox import PACKED, READY
 from tests.oms_faults import (
     DeadLine,

@@ -23,11 +23,11 @@ import sqlalchemy as sa
 from service import config as configuration
 from service import delivery, inbox, journal, sandbox, sender, worklist
 from service.attend import Attendant
+from service.case import CaseState
 from service.config import Config
 from service.database import Database, deliveries, packages
 from service.delivery import Delivery
 from service.oms import Oms
-from service.policy import CaseState
 from service.sandbox import PACKED, READY, Package, Request, Response, Sent
 from service.sweep import Sweeper
 from tests.conftest import MINIMAL

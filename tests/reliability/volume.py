@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from service.policy import CaseState
+from service.case import CaseState
 from tests.oms_faults import Fault, applied_then, hangs, html
 from tests.reliability.ledger import Judgement
 from tests.reliability.shift import Shift, a_shift, judgement

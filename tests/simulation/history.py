@@ -14,14 +14,17 @@ from random import Random
 from service.outcome import (
     Accepted,
     Ambiguous,
+    BadShape,
     CommandAnswer,
     Misconfigured,
+    NotFound,
     NotSent,
+    ReadFailed,
+    Reading,
     Refused,
     Throttled,
     Unauthorised,
 )
-from service.policy import BadShape, NotFound, ReadFailed, Reading
 
 TIMEOUT_S = 10.0
 # How far behind a read may be: less than SETTLE_S, and less than EPISODE_S once a package is known to have left.

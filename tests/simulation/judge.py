@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 
 from service import journal
+from service.case import CaseState
 from service.database import attempts, deliveries
 from service.outcome import Accepted, Ambiguous, Misconfigured, Throttled, Unauthorised
-from service.policy import CaseState
 from tests.simulation.history import TIMEOUT_S, Disruption, Outage
 from tests.simulation.oms import PACKED, SHIPPED, Package, Received
 from tests.simulation.run import Simulation, is_dismissed, rows_of

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from service.oms import Oms
-from service.outcome import Accepted, Ambiguous, Command, CommandAnswer, NotSent, Refused
-from service.policy import NotFound, ReadFailed, Reading
+from service.outcome import Accepted, Ambiguous, Command, CommandAnswer, NotFound, NotSent, ReadFailed, Reading, Refused
 from service.snapshot import Item, Items, LoggedTransition, OfferedCommand, PackageSnapshot
 from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS, StateValue
 from tests.simulation.history import TIMEOUT_S, Answered, Event, History, Logged, Move, Outage, Outdated, Shown

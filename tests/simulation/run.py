@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from service import brakes, delivery, inbox, journal, sender, worklist
 from service import database as tables
 from service.attend import Attendant
+from service.case import CLOSED, CaseState, Reason, Settings
 from service.database import Database
 from service.delivery import Delivery
 from service.errors import DatabaseUnavailable
-from service.policy import CLOSED, CaseState, Reason, Settings
 from service.rules import Rule, Rules
 from service.worklist import Claim
 from tests.simulation.history import TIMEOUT_S, Disruption, History, Move, Order, Post, Stray

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.sql.visitors import ExternallyTraversible, replacement_traverse
 
 from service import inbox, journal, policy, worklist
+from service.case import Attempt
 from service.database import Transaction, attempts, packages
 from service.outcome import Accepted, Ambiguous, Command, CommandAnswer, NotSent
-from service.policy import Attempt, Verdict, View
+from service.policy import Verdict, View
 from service.worklist import Claim
 from tests.simulation.__main__ import found_in
 from tests.simulation.history import Answered, History, Move, Outdated, Post, draw

@@ -12,39 +12,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import policy
-from service.delivery import Delivery
-from service.outcome import (
-    Accepted,
-    Ambiguous,
-    Command,
-    CommandAnswer,
-    Misconfigured,
-    NotSent,
-    Refused,
-    Throttled,
-    Unauthorised,
-)
-from service.policy import (
+from service.case import (
     CLOSED,
     Attempt,
-    BadShape,
     Case,
     CaseState,
     Check,
     Evidence,
     Note,
-    NotFound,
     Outcome,
-    ReadFailed,
-    Reading,
     Reason,
     Resolution,
     Settings,
-    Verdict,
-    View,
-    decide,
-    needs_transition_log,
+    is_packed,
+    named,
 )
+from service.delivery import Delivery
+from service.outcome import (
+    Accepted,
+    Ambiguous,
+    BadShape,
+    Command,
+    CommandAnswer,
+    Misconfigured,
+    NotFound,
+    NotSent,
+    ReadFailed,
+    Reading,
+    Refused,
+    Throttled,
+    Unauthorised,
+)
+from service.policy import Verdict, View, decide, needs_transition_log
 from service.rules import Action, Rule, Rules
 from service.snapshot import Item, Items, LoggedTransition, OfferedCommand, PackageSnapshot
 from service.wire import StateValue
@@ -184,7 +183,7 @@ def test_what_packed_means_is_configured() -> None:
     ready = some_settings(packed_status="400")
     assert policy.hint(Delivery(73, None, None, READY), None, None, ready) is None
     assert policy.hint(Delivery(73, None, None, PACKED), None, None, ready) == "not_packed"
-    assert policy.is_packed(READY, ready)
+    assert is_packed(READY, ready)
 
 
 # Reads that show nothing to decide on
@@ -471,7 +470,7 @@ def test_offered_commands_are_compared_by_slug_then_by_transition_then_by_id(
     unknown = observed in (NOT_COMPARABLE, UNRECOGNISED)
     assert check.observed.endswith(observed)
     assert check.verdict == ("fail" if reason else "unknown" if unknown else "pass")
-    assert (check.name, check.expected) == ("the OMS offers the command", policy.named(command))
+    assert (check.name, check.expected) == ("the OMS offers the command", named(command))
     assert policy.offer(snapshot, some_settings(command=command)) == (check, verdict.case.reason)
     expected: dict[str | None, Standing] = {
         None: (WAITING, None, False),
@@ -503,7 +502,7 @@ def test_the_gate_can_be_switched_off() -> None:
     [(BY_BOTH, "transition 12, slug 'ship'"), (BY_NUMBER, "transition 12"), (BY_SLUG, "slug 'ship'")],
 )
 def test_a_command_is_named_by_what_is_sent(command: Command, words: str) -> None:
-    assert policy.named(command) == words
+    assert named(command) == words
 
 
 def test_slug_and_transition_that_contradict_each_other_need_a_person_while_looks_go_on() -> None:
