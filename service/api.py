@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
-from werkzeug.exceptions import BadRequest, NotFound
+from werkzeug.exceptions import BadRequest
 
 from service import explain, metrics, operator, vitals, worklist
 from service.case import CaseState, Reason
 from service.config import Config
 from service.database import Database
-from service.lookup import Lookup, Turn
+from service.lookup import Lookup, Turn, checked, choice
 from service.operator import Acted, Word
 from service.vitals import Vitals
 from service.wire import MAX_ID
@@ -60,7 +60,7 @@ class _Pages:
         return jsonify(_status(self._vitals(), "live" if self._config.settings.live else "shadow"))
 
     def listed(self) -> Response:
-        state, reason = _choice("state", CaseState), _choice("reason", Reason)
+        state, reason = choice("state", CaseState), choice("reason", Reason)
         after, limit = _number("cursor", 0, 0, MAX_ID), _number("limit", PAGE, 1, MAX_PAGE)
         with self._turn(), self._database.reading() as transaction:
             rows = worklist.listed(transaction, state, reason, after, limit + 1)
@@ -68,10 +68,7 @@ class _Pages:
         return jsonify(results=shown, next=shown[-1]["id"] if len(rows) > limit else None)
 
     def explained(self, package_id: int) -> Response:
-        told = self._lookup.explain(_checked(package_id))
-        if told.get("would", "known") is None:
-            raise NotFound
-        return jsonify(told)
+        return jsonify(self._lookup.explain(package_id))
 
     def recheck(self, package_id: int) -> tuple[Response, int]:
         return self._act_on(operator.recheck, package_id)
@@ -92,7 +89,7 @@ class _Pages:
     def _act_on(self, act: Callable[[Database, int, Word], Acted], package_id: int) -> tuple[Response, int]:
         word = _word()
         with self._turn():
-            acted = act(self._database, _checked(package_id), word)
+            acted = act(self._database, checked(package_id), word)
         return jsonify(id=package_id, done=acted.done, text=acted.text), 202
 
     def _brake(self, act: Callable[[Database, Word], Acted], *, paused: bool) -> tuple[Response, int]:
@@ -135,12 +132,6 @@ def _status(found: Vitals, mode: str) -> dict[str, Any]:
     }
 
 
-def _checked(package_id: int) -> int:
-    if not 1 <= package_id <= MAX_ID:
-        raise NotFound
-    return package_id
-
-
 def _word() -> Word:
     """Why the act is asked for: `why` of a JSON object, if there is a body at all."""
     body = request.get_data()
@@ -152,13 +143,6 @@ def _word() -> Word:
     if not isinstance(why, str):
         raise BadRequest
     return Word(why=why)
-
-
-def _choice(name: str, choices: type[CaseState] | type[Reason]) -> str | None:
-    value = request.args.get(name)
-    if value and value not in set(choices):
-        raise BadRequest
-    return value or None
 
 
 def _number(name: str, default: int, least: int, most: int) -> int:

@@ -24,10 +24,10 @@ from service.case import CLOSED, MEANINGS, CaseState, Reason
 from service.config import Config
 from service.database import Database, Transaction
 from service.errors import DatabaseUnavailable, OmsUnreachable
-from service.lookup import Lookup, Turn
+from service.lookup import Lookup, Turn, checked, choice
 from service.operator import MAX_NAME, MAX_WHY, Acted, Word, tidy
 from service.vitals import Vitals
-from service.wire import MAX_ID, id_in
+from service.wire import id_in
 from service.words import Words, counted
 
 PAGE = 50
@@ -180,7 +180,7 @@ class _Console:
 
     def listed(self) -> Page:
         """Packages with a state and a reason, a page at a time."""
-        state, reason = _choice("state", CaseState), _choice("reason", Reason)
+        state, reason = choice("state", CaseState), choice("reason", Reason)
         after = id_in(request.args.get("after", "")) or 0
         with self._turn(), self._database.reading() as transaction:
             rows = worklist.listed(transaction, state, reason, after, PAGE + 1)
@@ -212,11 +212,9 @@ class _Console:
     def package(self, package_id: int) -> Page:
         """Everything about one package."""
         try:
-            told = self._lookup.explain(_checked(package_id))
+            told = self._lookup.explain(package_id)
         except OmsUnreachable as problem:
             return _problem(502, f"Package {package_id} is new to us", f"The OMS was asked about it: {problem}.")
-        if told.get("would", "known") is None:
-            raise NotFound(f"Neither we nor the OMS know package {package_id}.")
         with self._turn():
             found = vitals.read(self._database, self._config.oms_rate_per_s, count_deliveries=False)
             with self._database.reading() as transaction:
@@ -237,7 +235,7 @@ class _Console:
     def on_package(self, package_id: int, act: str) -> Page:
         """Recheck or dismiss: first what will happen, then, with a reason, the act."""
         with self._turn(), self._database.reading() as transaction:
-            row = worklist.find(transaction, _checked(package_id))
+            row = worklist.find(transaction, checked(package_id))
             shut = brakes.read(transaction).against_command(package_id, transaction.now)
             now = transaction.now
         back = url_for("console.package", package_id=package_id)
@@ -341,19 +339,6 @@ def _grouped(found: Vitals, state: CaseState) -> list[dict[str, Any]]:
         {"count": count, "reason": reason, "meaning": meanings[reason][0], "advice": meanings[reason][1]}
         for count, reason in groups
     ]
-
-
-def _checked(package_id: int) -> int:
-    if not 1 <= package_id <= MAX_ID:
-        raise NotFound("There is no such package number.")
-    return package_id
-
-
-def _choice(name: str, choices: type[CaseState] | type[Reason]) -> str | None:
-    value = request.args.get(name)
-    if value and value not in set(choices):
-        raise BadRequest
-    return value or None
 
 
 def _plain(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a person asks about one package, known or not: for the API and the console."""
+"""What the API and the console are asked alike: about one package, known or not, and for a list of them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
 
-from werkzeug.exceptions import ServiceUnavailable
+from flask import request
+from werkzeug.exceptions import BadRequest, NotFound, ServiceUnavailable
 
 from service import explain
+from service.case import CaseState, Reason
 from service.config import Config
 from service.database import Database
 from service.login import credentials
 from service.oms import Oms
+from service.wire import MAX_ID
 
 OMS_PATIENCE_S = 5.0
 
@@ -31,15 +34,19 @@ class Lookup:
         self._oms_is_free = threading.Lock()
 
     def explain(self, package_id: int) -> dict[str, Any]:
-        """The explanation of a package; `would` is None where neither we nor the OMS know it.
+        """The explanation of a package.
 
-        Raises `OmsUnreachable`, and `ServiceUnavailable` while others keep the OMS busy.
+        Raises `NotFound` where neither we nor the OMS know it, `OmsUnreachable`, and `ServiceUnavailable` while others
+        keep the OMS busy.
         """
+        checked(package_id)
         with self._turn():
             told = explain.stored(self._database, package_id)
         if told is None:
             with self._oms() as oms:
                 told = explain.unseen(self._database, oms, self._config.settings, package_id)
+            if told["would"] is None:
+                raise NotFound(f"Neither we nor the OMS know package {package_id}.")
         return told
 
     @contextmanager
@@ -51,3 +58,18 @@ class Lookup:
                 yield oms
         finally:
             self._oms_is_free.release()
+
+
+def checked(package_id: int) -> int:
+    """The number in an address. Raises `NotFound` where no package can have it."""
+    if not 1 <= package_id <= MAX_ID:
+        raise NotFound("There is no such package number.")
+    return package_id
+
+
+def choice(name: str, choices: type[CaseState] | type[Reason]) -> str | None:
+    """What a list is narrowed down to, if to anything. Raises `BadRequest` where there is no such choice."""
+    value = request.args.get(name)
+    if value and value not in set(choices):
+        raise BadRequest
+    return value or None
