@@ -334,12 +334,10 @@ def rules_test(package_id: int, as_json: bool) -> None:
     if not isinstance(reading, PackageSnapshot):
         raise OmsUnreachable(f"the OMS did not show package {package_id}: {why_unread(reading)}")
     ruling = rules.judge(config.settings.rules, reading.facts)
-    missing = ruling.field if isinstance(ruling, rules.FieldMissing) else None
-    action = "wait" if isinstance(ruling, rules.FieldMissing) else ruling.action
+    action, missing = ("wait", ruling.field) if isinstance(ruling, rules.FieldMissing) else (ruling.action, None)
     by = ruling.rule.name if ruling.rule else None
     if as_json:
-        told = {"id": package_id, "action": action, "rule": by, "missing": missing, "facts": reading.facts}
-        _print_json(told)
+        _print_json({"id": package_id, "action": action, "rule": by, "missing": missing, "facts": reading.facts})
         return
     for name, value in sorted(reading.facts.items()):
         click.echo(f"  {name:<24} {value}")
@@ -374,12 +372,8 @@ def doctor_command(context: click.Context, as_json: bool) -> None:
 @_json_option
 def recheck(package_ids: Sequence[int], reason: str | None, why: str, yes: bool, as_json: bool) -> None:
     """Look at packages with fresh budgets: new ones, waiting ones, and those that wait for a person."""
-    database = _stored_for(package_ids, reason)
-    if reason is not None:
-        package_ids = [row["package_id"] for row in _listed(database, None, reason)]
-    if reason is not None or len(package_ids) > 1:
-        _confirm("Recheck", database, package_ids, yes)
-    for package_id in package_ids:
+    database, chosen = _chosen("Recheck", package_ids, reason, tuple(CaseState), yes)
+    for package_id in chosen:
         _report(package_id, operator.recheck(database, package_id, Word(why=why)), as_json)
 
 
@@ -391,14 +385,8 @@ def recheck(package_ids: Sequence[int], reason: str | None, why: str, yes: bool,
 @_json_option
 def dismiss(package_ids: Sequence[int], reason: str | None, why: str, yes: bool, as_json: bool) -> None:
     """Leave packages alone for as long as they stay Packed."""
-    database = _stored_for(package_ids, reason)
-    if reason is not None:
-        package_ids = [
-            row["package_id"] for row in _listed(database, None, reason) if row["state"] in worklist.DISMISSIBLE
-        ]
-    if reason is not None or len(package_ids) > 1:
-        _confirm("Dismiss", database, package_ids, yes)
-    for package_id in package_ids:
+    database, chosen = _chosen("Dismiss", package_ids, reason, worklist.DISMISSIBLE, yes)
+    for package_id in chosen:
         _report(package_id, operator.dismiss(database, package_id, Word(why=why), reason), as_json)
 
 
@@ -492,14 +480,28 @@ def prune(as_json: bool) -> None:
 def quarantine_group(context: click.Context, as_json: bool) -> None:
     """List, show or retry authentic deliveries that cannot be worked with."""
     if context.invoked_subcommand is None:
-        _list_quarantine(as_json)
+        context.invoke(quarantine_list, as_json=as_json)
 
 
 @quarantine_group.command("list")
 @_json_option
 def quarantine_list(as_json: bool) -> None:
     """List them with the reason of each."""
-    _list_quarantine(as_json)
+    config, database = _stored()
+    with database.reading() as transaction:
+        rows = inbox.quarantined(transaction)
+    for row in rows:
+        told = {"id": row["delivery_id"], "received_at": explain.instant(row["received_at"])}
+        told |= {name: row[name] for name in ("reason", "event_type", "seen", "body_bytes")}
+        if as_json:
+            _print_json(told)
+        else:
+            body = "body not kept" if row["body_bytes"] is None else f"{row['body_bytes']} bytes"
+            at = _local(config.display_tz, told["received_at"])
+            click.echo(
+                f"{row['delivery_id']:>10}  {at}  {row['reason']:<16} {body:<13}  {row['event_type'] or ''}".rstrip()
+            )
+    click.echo(counted(len(rows), "delivery", "deliveries"), err=True)
 
 
 @quarantine_group.command("show")
@@ -557,24 +559,6 @@ def sign(file: BinaryIO, url: str | None, as_json: bool) -> None:
 # What the commands share.
 
 
-def _list_quarantine(as_json: bool) -> None:
-    config, database = _stored()
-    with database.reading() as transaction:
-        rows = inbox.quarantined(transaction)
-    for row in rows:
-        told = {"id": row["delivery_id"], "received_at": explain.instant(row["received_at"])}
-        told |= {name: row[name] for name in ("reason", "event_type", "seen", "body_bytes")}
-        if as_json:
-            _print_json(told)
-        else:
-            body = "body not kept" if row["body_bytes"] is None else f"{row['body_bytes']} bytes"
-            at = _local(config.display_tz, told["received_at"])
-            click.echo(
-                f"{row['delivery_id']:>10}  {at}  {row['reason']:<16} {body:<13}  {row['event_type'] or ''}".rstrip()
-            )
-    click.echo(counted(len(rows), "delivery", "deliveries"), err=True)
-
-
 def _became(receipt: Receipt | None) -> str:
     """What came of a retried delivery."""
     if receipt is None:
@@ -618,11 +602,21 @@ def _stored() -> tuple[Config, Database]:
     return config, database
 
 
-def _stored_for(package_ids: Sequence[int], reason: str | None) -> Database:
-    """The database for an act on packages that are named, or on all that have a reason."""
-    if bool(package_ids) == bool(reason):
+def _chosen(
+    action: str, named: Sequence[int], reason: str | None, states: Sequence[CaseState], yes: bool
+) -> tuple[Database, Sequence[int]]:
+    """The database, and the packages to act on: those named, or all in these states that have the reason.
+
+    More than one are shown first, and somebody must say yes.
+    """
+    if bool(named) == bool(reason):
         raise click.UsageError("name packages or a --reason, one of the two")
-    return _stored()[1]
+    _, database = _stored()
+    if reason is None and len(named) == 1:
+        return database, named
+    chosen = named or [row["package_id"] for row in _listed(database, None, reason) if row["state"] in states]
+    _confirm(action, database, chosen, yes)
+    return database, chosen
 
 
 def _ready() -> tuple[Config, Database]:
@@ -730,9 +724,9 @@ def _report_swept(swept: Swept, as_json: bool) -> None:
         _report(one.package_id, Acted(True, one.why), as_json)
     if swept.problem is None:
         click.echo(f"{counted(swept.listed, 'package')} in Packed, {len(swept.found)} to look at", err=True)
-    if swept.problem is not None and swept.problem.startswith(FILTER_IGNORED):
+    elif swept.problem.startswith(FILTER_IGNORED):
         raise ConfigurationError(f"OMS_LIST_FILTER: the OMS ignores it ({swept.problem})")
-    if swept.problem is not None:
+    else:
         raise OmsUnreachable(swept.problem)
 
 
