@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 from service.snapshot import LoggedTransition, PackageSnapshot
-from service.wire import StateValue, clean
+from service.wire import PACKAGE_STATUS, StateValue, clean
 
 MAX_WORDS = 500
 # A gateway's word that it waits no longer (524 is Cloudflare's): the OMS behind it may still be at work.
@@ -177,28 +177,26 @@ def names_transition(entry: LoggedTransition, command: Command) -> bool | None:
 
 
 def last_departure(
-    log: tuple[LoggedTransition, ...], enum_class: str, packed: str, since: datetime | None = None
+    log: tuple[LoggedTransition, ...], packed: str, since: datetime | None = None
 ) -> LoggedTransition | None:
     """The newest logged move of the package out of Packed, unless it is known to be older than `since`.
 
     The log may lag, and then its newest departure is one of an earlier stay.
     """
-    left = next(
-        (entry for entry in log if _is(entry.old, enum_class, packed) and not _is(entry.new, enum_class, packed)), None
-    )
+    left = next((entry for entry in log if _is_packed(entry.old, packed) and not _is_packed(entry.new, packed)), None)
     if left is None or since is None or left.at is None or left.at >= since - CLOCKS_DIFFER:
         return left
     return None
 
 
-def last_entry(log: tuple[LoggedTransition, ...], enum_class: str, packed: str) -> LoggedTransition | None:
+def last_entry(log: tuple[LoggedTransition, ...], packed: str) -> LoggedTransition | None:
     """The newest logged move, if it went into Packed."""
-    newest = next((entry for entry in log if entry.new is not None and entry.new.is_of(enum_class)), None)
-    return newest if newest is not None and _is(newest.new, enum_class, packed) else None
+    newest = next((entry for entry in log if entry.new is not None and entry.new.is_of(PACKAGE_STATUS)), None)
+    return newest if newest is not None and _is_packed(newest.new, packed) else None
 
 
-def _is(state: StateValue | None, enum_class: str, value: str) -> bool:
-    return state is not None and state.is_of(enum_class) and state.value == value
+def _is_packed(state: StateValue | None, packed: str) -> bool:
+    return state is not None and state.is_of(PACKAGE_STATUS) and state.value == packed
 
 
 def _until(http_date: str, now: datetime) -> timedelta:

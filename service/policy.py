@@ -302,7 +302,8 @@ def _opening(view: View, modified_at: datetime | None) -> _Opening | Verdict:
     case = view.case
     if case.left_packed_at is None:
         return _opened(view, "first read in Packed")
-    entry, left = _newest_moves(view)
+    log, packed = view.log or (), view.settings.packed_status
+    entry, left = outcome.last_entry(log, packed), outcome.last_departure(log, packed)
     if entry is not None and left is not None and _is_newer_stay(view, entry, left):
         return _opened(view, f"transition log entry {entry.log_id} went into Packed")
     if case.repacked_at is None:
@@ -337,12 +338,6 @@ def _not_repacked(view: View) -> Verdict:
         text = "read as Packed again, with the modified date it left Packed with"
         return _attention(view, Reason.OUTCOME_UNKNOWN, text, held=True)
     return Verdict(case=view.case, next_look_at=view.now + _poll_delay(view))
-
-
-def _newest_moves(view: View) -> tuple[LoggedTransition | None, LoggedTransition | None]:
-    """The newest logged move if it went into Packed, and the newest that went out of it."""
-    log, packed = view.log or (), view.settings.packed_status
-    return outcome.last_entry(log, PACKAGE_STATUS, packed), outcome.last_departure(log, PACKAGE_STATUS, packed)
 
 
 def _opened(view: View, evidence: str) -> _Opening:
@@ -538,10 +533,10 @@ def _left_packed(view: View, state: StateValue) -> Verdict:
 
 def _departure(view: View, attempt: Attempt) -> LoggedTransition | None:
     """The logged move that ended this episode. A log that lags still shows an earlier one."""
-    entry, _ = _newest_moves(view)
-    packed = view.settings.packed_status
-    left = outcome.last_departure(view.log or (), PACKAGE_STATUS, packed, attempt.started_at)
-    return left if left is not None and entry is None and left.log_id > view.case.entry_log_id else None
+    log, packed = view.log or (), view.settings.packed_status
+    left = outcome.last_departure(log, packed, attempt.started_at)
+    is_last = left is not None and outcome.last_entry(log, packed) is None and left.log_id > view.case.entry_log_id
+    return left if is_last else None
 
 
 def _outcome_unknown(view: View, state: StateValue) -> Verdict:

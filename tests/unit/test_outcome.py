@@ -259,35 +259,35 @@ def test_only_a_move_out_of_packed_is_a_departure(
     old: StateValue | None, new: StateValue | None, departed: bool
 ) -> None:
     entry = an_entry(old, new)
-    assert last_departure((entry,), PACKAGE, "500") == (entry if departed else None)
+    assert last_departure((entry,), "500") == (entry if departed else None)
 
 
 def test_the_newest_departure_is_found_behind_later_moves() -> None:
     entered, left, before = an_entry(SHIPPED, PACKED), an_entry(log_id=2), an_entry(log_id=1)
-    assert last_departure((entered, left, before), PACKAGE, "500") is left
-    assert last_departure((entered, left), PACKAGE, "501") is last_departure((), PACKAGE, "500") is None
+    assert last_departure((entered, left, before), "500") is left
+    assert last_departure((entered, left), "501") is last_departure((), "500") is None
 
 
 @pytest.mark.parametrize(("logged_s_after", "counts"), [(-5.001, False), (-5, True), (0, True), (60, True)])
 def test_a_departure_counts_from_five_seconds_before_what_it_is_to_explain(logged_s_after: float, counts: bool) -> None:
     left = replace(an_entry(), at=NOW + timedelta(seconds=logged_s_after))
-    assert (last_departure((left,), PACKAGE, "500", NOW) is left) is counts
-    assert last_departure((left,), PACKAGE, "500") is left
+    assert (last_departure((left,), "500", NOW) is left) is counts
+    assert last_departure((left,), "500") is left
 
 
 def test_a_departure_the_log_does_not_date_counts() -> None:
-    assert last_departure((an_entry(),), PACKAGE, "500", NOW) == an_entry()
+    assert last_departure((an_entry(),), "500", NOW) == an_entry()
 
 
 @pytest.mark.parametrize("new", [PACKED, StateValue(None, "500")])
 def test_the_newest_move_into_packed_is_an_entry_unless_the_package_moved_on(new: StateValue) -> None:
     entry = an_entry(SHIPPED, new)
-    assert last_entry((entry, an_entry()), PACKAGE, "500") is entry
-    assert last_entry((an_entry(), entry), PACKAGE, "500") is last_entry((), PACKAGE, "500") is None
+    assert last_entry((entry, an_entry()), "500") is entry
+    assert last_entry((an_entry(), entry), "500") is last_entry((), "500") is None
 
 
 @pytest.mark.parametrize("new", [None, StateValue("TransferOrderStatus", "500")])
 def test_moves_of_other_things_and_unreadable_ones_are_passed_over(new: StateValue | None) -> None:
     entry = an_entry(SHIPPED, PACKED)
-    assert last_entry((an_entry(new=new), entry), PACKAGE, "500") is entry
-    assert last_entry((an_entry(new=new),), PACKAGE, "500") is None
+    assert last_entry((an_entry(new=new), entry), "500") is entry
+    assert last_entry((an_entry(new=new),), "500") is None
