@@ -253,7 +253,6 @@ class Attempt:
     """
 
     attempt_id: int
-    episode: int
     command: Command
     started_at: datetime
     deadline_at: datetime

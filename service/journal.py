@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -75,7 +74,7 @@ def open_attempt(
     opened = transaction.execute(_OPENED, row).scalar()
     if opened is None:
         return None
-    return Attempt(attempt_id=opened, episode=episode, command=command, started_at=now, deadline_at=now + deadline)
+    return Attempt(attempt_id=opened, command=command, started_at=now, deadline_at=now + deadline)
 
 
 def record_answer(transaction: Transaction, attempt: Attempt, answer: CommandAnswer) -> None:
@@ -169,19 +168,15 @@ def last_send(sent: Sequence[Attempt]) -> datetime | None:
 
 
 def _attempt(row: sa.RowMapping) -> Attempt:
-    found = Attempt(
+    outcome, resolution = row["outcome"], row["resolution"]
+    return Attempt(
         attempt_id=row["attempt_id"],
-        episode=row["episode"],
         command=Command(row["transition_id"], row["slug"]),
         started_at=row["started_at"],
         deadline_at=row["deadline_at"],
         answered_at=row["answered_at"],
-        concluded=row["concluded"],
-        read_backs=row["read_backs"],
-    )
-    outcome, resolution = row["outcome"], row["resolution"]
-    return replace(
-        found,
         outcome=None if outcome is None else Outcome(outcome),
+        concluded=row["concluded"],
         resolution=None if resolution is None else Resolution(resolution),
+        read_backs=row["read_backs"],
     )

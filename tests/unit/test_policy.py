@@ -111,7 +111,7 @@ def a_snapshot(state: StateValue | None = PACKED, **changes: Any) -> PackageSnap
 
 def an_attempt(outcome: Outcome | None = Outcome.ACCEPTED, ago: timedelta = 5 * SECOND, **changes: Any) -> Attempt:
     """An open attempt, sent so long ago and, if it was, answered at once."""
-    sent = Attempt(attempt_id=1, episode=1, command=COMMAND, started_at=NOW - ago, deadline_at=NOW - ago + 12 * SECOND)
+    sent = Attempt(attempt_id=1, command=COMMAND, started_at=NOW - ago, deadline_at=NOW - ago + 12 * SECOND)
     return replace(sent, **{"outcome": outcome, "answered_at": NOW - ago if outcome else None, **changes})
 
 
@@ -1529,13 +1529,7 @@ class Life:
         return verdict
 
     def _send(self, command: Command, answer: CommandAnswer) -> None:
-        sent = Attempt(
-            attempt_id=len(self.attempts),
-            episode=self.case.episode,
-            command=command,
-            started_at=self.now,
-            deadline_at=self.now,
-        )
+        sent = Attempt(attempt_id=len(self.attempts), command=command, started_at=self.now, deadline_at=self.now)
         verdict, answered = policy.after_command(a_view(self.case, now=self.now), sent, answer)
         self.case, self.attempts = verdict.case, (*self.attempts, answered)
         self.commands.append((self.case.episode, answer))
@@ -1547,7 +1541,8 @@ class Life:
         self.attempts = tuple(changed if one.attempt_id == changed.attempt_id else one for one in self.attempts)
 
     def _of_episode(self) -> tuple[Attempt, ...]:
-        return tuple(one for one in self.attempts if one.episode == self.case.episode)
+        sent = zip(self.attempts, self.commands, strict=True)
+        return tuple(attempt for attempt, (episode, _) in sent if episode == self.case.episode)
 
 
 ANSWERS: st.SearchStrategy[CommandAnswer] = st.sampled_from(
