@@ -11,13 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
 
 from service import explain, journal, operator
 from service.case import CaseState, Reason, Settings
-from service.database import Database, Transaction, packages, timeline
+from service.database import Database, packages, timeline
 
 
 class Fate(StrEnum):
@@ -88,16 +90,6 @@ def _fate(before: Fate, entry: Entry) -> Fate:
 
 def report(database: Database, settings: Settings) -> list[Compared]:
     """The comparison for all packages the timeline still tells of. Raises `DatabaseUnavailable`."""
-    with database.reading() as transaction:
-        shipped_values = settings.shipped_statuses or journal.shipped_values_learned(transaction)
-        found: list[Compared] = []
-        for package_id, state_value, entries in _histories(transaction):
-            found += compare(package_id, entries, last_seen_shipped=state_value in shipped_values)
-    return found
-
-
-def _histories(transaction: Transaction) -> list[tuple[int, str | None, list[Entry]]]:
-    """Timeline and last seen state of each package that was in `would_ship` once."""
     shadowed = sa.select(timeline.c.package_id).where(timeline.c.kind == CaseState.WOULD_SHIP)
     query = (
         sa.select(timeline, packages.c.state_value)
@@ -105,11 +97,14 @@ def _histories(transaction: Transaction) -> list[tuple[int, str | None, list[Ent
         .where(timeline.c.package_id.in_(shadowed))
         .order_by(timeline.c.package_id, timeline.c.entry_id)
     )
-    histories: dict[int, tuple[int, str | None, list[Entry]]] = {}
-    for row in transaction.execute(query).mappings():
-        history = histories.setdefault(row["package_id"], (row["package_id"], row["state_value"], []))
-        history[2].append(Entry(row["at"], row["kind"], row["text"]))
-    return list(histories.values())
+    found: list[Compared] = []
+    with database.reading() as transaction:
+        shipped_values = settings.shipped_statuses or journal.shipped_values_learned(transaction)
+        for package_id, rows in groupby(transaction.execute(query).mappings(), itemgetter("package_id")):
+            history = list(rows)
+            entries = (Entry(row["at"], row["kind"], row["text"]) for row in history)
+            found += compare(package_id, entries, last_seen_shipped=history[0]["state_value"] in shipped_values)
+    return found
 
 
 def summary(compared: Sequence[Compared]) -> dict[str, Any]:
