@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -106,6 +106,7 @@ MEANINGS: Mapping[str, str] = {
 }
 
 _Number = TypeVar("_Number", int, float)
+_CALLED = {int: "whole number", float: "number"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +172,7 @@ def load(environ: Mapping[str, str], *, default_database: str | None = None) -> 
     """
     reader = _Reader(environ)
     config = _read(reader, default_database)
-    if reader.problems:
-        raise ConfigurationError(*reader.problems)
+    reader.finish()
     return config
 
 
@@ -180,8 +180,7 @@ def load_authentication(environ: Mapping[str, str]) -> Authentication:
     """Only what a delivery must show. Raises `ConfigurationError`."""
     reader = _Reader(environ)
     authentication = _authentication(reader)
-    if reader.problems:
-        raise ConfigurationError(*reader.problems)
+    reader.finish()
     return authentication
 
 
@@ -197,12 +196,11 @@ def load_rules(path: str) -> Rules:
         raise RulesError(*(f"{path}: {line}" for line in problem.problems)) from problem
 
 
-def redacted(environ: Mapping[str, str], *, default_database: str | None = None) -> dict[str, object]:
+def redacted(environ: Mapping[str, str]) -> dict[str, object]:
     """What each variable is taken for, defaults included; secrets only as "set". Raises `ConfigurationError`."""
     reader = _Reader(environ)
-    _read(reader, default_database)
-    if reader.problems:
-        raise ConfigurationError(*reader.problems)
+    _read(reader, None)
+    reader.finish()
     return reader.shown
 
 
@@ -223,12 +221,12 @@ def _read(reader: _Reader, default_database: str | None) -> Config:
         sweep_interval=reader.seconds("SWEEP_INTERVAL_S", 300),
         adopt_max=reader.whole("ADOPT_MAX", 20, at_least=0),
         lease=timedelta(seconds=lease_s),
-        admin_token=_header_text(reader, "ADMIN_TOKEN", reader.text("ADMIN_TOKEN")),
+        admin_token=_header_text(reader, "ADMIN_TOKEN"),
         alert_urls=_alert_urls(reader),
         retention=timedelta(days=reader.whole("RETENTION_DAYS", 90, at_least=1, at_most=36500)),
         display_tz=_time_zone(reader),
-        log_level=_log_level(reader),
-        log_format=_log_format(reader),
+        log_level=reader.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+        log_format=reader.choice("LOG_FORMAT", "", ("", "json", "text")) or None,
     )
 
 
@@ -236,8 +234,8 @@ def _oms(reader: _Reader, timeout_s: float) -> OmsConfig:
     omnitron = _omnitron(reader)
     return OmsConfig(
         base_url=_base_url(reader, "OMS_BASE_URL"),
-        token=_header_text(reader, "OMS_TOKEN", reader.text("OMS_TOKEN")),
-        auth_scheme=_header_text(reader, "OMS_AUTH_SCHEME", reader.text("OMS_AUTH_SCHEME", "Token")),
+        token=_header_text(reader, "OMS_TOKEN"),
+        auth_scheme=_header_text(reader, "OMS_AUTH_SCHEME", "Token"),
         timeout_s=timeout_s,
         items_path=_path(reader, "OMS_ITEMS_PATH", "/api/v1/oms/packages/package-items/?package={id}"),
         logs_path=_path(reader, "OMS_LOGS_PATH", "/api/v1/oms/state-transition-logs/?object_id={id}"),
@@ -309,7 +307,8 @@ def _authentication(reader: _Reader) -> Authentication:
     return Authentication(secrets, basic or None, (name.strip(), value.strip()) if header else None)
 
 
-def _header_text(reader: _Reader, name: str, value: str) -> str:
+def _header_text(reader: _Reader, name: str, default: str = "") -> str:
+    value = reader.text(name, default)
     if not (value.isascii() and value.isprintable()) or value != value.strip():
         reader.problem(name, "must be printable ASCII without spaces or line breaks around it")
     return value
@@ -441,14 +440,6 @@ def _time_zone(reader: _Reader) -> ZoneInfo:
         return ZoneInfo("UTC")
 
 
-def _log_level(reader: _Reader) -> str:
-    return reader.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
-
-
-def _log_format(reader: _Reader) -> str | None:
-    return reader.choice("LOG_FORMAT", "", ("", "json", "text")) or None
-
-
 class _Reader:
     """Typed access to variables that notes problems instead of raising them, and what may be shown of each."""
 
@@ -457,9 +448,10 @@ class _Reader:
         self._noted: dict[str, str] = {}
         self.shown: dict[str, object] = {}
 
-    @property
-    def problems(self) -> tuple[str, ...]:
-        return tuple(f"{name}: {problem}" for name, problem in self._noted.items())
+    def finish(self) -> None:
+        """Raises `ConfigurationError` with every problem that was noted."""
+        if self._noted:
+            raise ConfigurationError(*(f"{name}: {problem}" for name, problem in self._noted.items()))
 
     def problem(self, name: str, problem: str) -> None:
         self._noted.setdefault(name, problem)
@@ -511,17 +503,15 @@ class _Reader:
         return value
 
     def number(self, name: str, default: float, *, at_least: float, at_most: float = _MOST) -> float:
-        return self._bounded(name, float, default, "number", at_least, at_most)
+        return self._bounded(name, float, default, at_least, at_most)
 
     def whole(self, name: str, default: int, *, at_least: int, at_most: int = _MOST) -> int:
-        return self._bounded(name, int, default, "whole number", at_least, at_most)
+        return self._bounded(name, int, default, at_least, at_most)
 
     def seconds(self, name: str, default: float) -> timedelta:
         return timedelta(seconds=self.number(name, default, at_least=0))
 
-    def _bounded(
-        self, name: str, kind: Callable[[str], _Number], default: _Number, called: str, least: float, most: float
-    ) -> _Number:
+    def _bounded(self, name: str, kind: type[_Number], default: _Number, least: float, most: float) -> _Number:
         text = self.text(name)
         try:
             value = kind(text) if text else default
@@ -529,7 +519,7 @@ class _Reader:
             value = None
         if value is None or not least <= value <= most:
             limit = f"from {least:g} to {most:g}" if most < _MOST else f"of at least {least:g}"
-            self.problem(name, f"must be a {called} {limit}")
+            self.problem(name, f"must be a {_CALLED[kind]} {limit}")
             value = default
         self.shown[name] = value
         return value
