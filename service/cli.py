@@ -178,9 +178,7 @@ def worker_command() -> None:
 @main.command()
 def migrate() -> None:
     """Create the database or bring it up to date."""
-    config = _config()
-    logs.configure(config.log_level, config.log_format, config.display_tz)
-    up.migrate(Database(config.database_url), config.oms.base_url)
+    up.prepare(_config())
     click.echo("the database is up to date", err=True)
 
 

@@ -62,7 +62,7 @@ def serve(environ: Mapping[str, str]) -> int:
     stopping = _stopping()
     config = configuration.load(environ, default_database=SQLITE_DEFAULT)
     refuse_taken_port(config.port, "PORT")
-    _prepare(config)
+    prepare(config)
     chosen = {"DATABASE_URL": config.database_url, "DATABASE_URL_FILE": ""}
     return _supervise(dict(environ) | chosen, stopping)
 
@@ -82,7 +82,7 @@ def serve_sandbox(environ: Mapping[str, str], say: Callable[[str], None]) -> int
         config = configuration.load(own | mine)
         refuse_taken_port(config.port, "PORT")
         _write_sandbox(mine | {"PORT": str(config.port)})
-        _prepare(config)
+        prepare(config)
         webhooks_url = f"http://127.0.0.1:{config.port}/webhooks/oms/packages"
         say(f"Sandbox: a stand-in OMS at {server.url} packs {len(oms.packages)} sample packages. Ctrl-C ends it.")
         oms.start(webhooks_url)
@@ -103,9 +103,11 @@ def sandbox_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
     return _without_oms(environ) | found
 
 
-def migrate(database: Database, oms_base_url: str) -> None:
-    """Brings the schema up to date and says so where there was something to do."""
-    before = database.migrate(oms_base_url)
+def prepare(config: Config) -> None:
+    """Brings the schema up to date and says so in the log where there was something to do."""
+    logs.configure(config.log_level, config.log_format, config.display_tz)
+    database = Database(config.database_url)
+    before = database.migrate(config.oms.base_url)
     if before is None or before < HEAD:
         _MIGRATED.emit(before=before or "empty", after=HEAD)
     database.dispose()
@@ -139,11 +141,6 @@ def _stopping() -> threading.Event:
 
 def _without_oms(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if not name.startswith(_NOT_TAKEN_OVER)}
-
-
-def _prepare(config: Config) -> None:
-    logs.configure(config.log_level, config.log_format, config.display_tz)
-    migrate(Database(config.database_url), config.oms.base_url)
 
 
 def _sandbox_environment(url: str, oms: sandbox.StandInOms) -> dict[str, str]:
