@@ -305,12 +305,9 @@ class Sweeper:
     def _may_begin(self, row: sa.RowMapping, now: datetime, at_once: bool) -> bool:
         if row["leased_until"] is not None and now < row["leased_until"] <= now + self._config.lease:
             return False
-        rested = row["started_at"] is None or not row["started_at"] <= now < row["started_at"] + self._interval
+        began, interval = row["started_at"], self._config.sweep_interval
+        rested = began is None or not began <= now < began + interval
         return row["under_way"] or rested or at_once
-
-    @property
-    def _interval(self) -> timedelta:
-        return self._config.sweep_interval
 
     def _end(self, turn: _Turn, swept: Swept) -> None:
         if swept.problem is not None:
@@ -338,7 +335,7 @@ class Sweeper:
         if counted_until is None:
             transaction.execute(sa.update(sweep).values(missed_until=transaction.now))
             return 0
-        until = max(counted_until, transaction.now - self._interval)
+        until = max(counted_until, transaction.now - self._config.sweep_interval)
         announced = sa.exists().where(deliveries.c.package_id == packages.c.package_id, deliveries.c.fate == "accepted")
         query = sa.select(sa.func.count()).where(
             packages.c.first_hint == "sweep",
