@@ -7,7 +7,6 @@ import json
 import logging
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,14 +139,6 @@ def locked(database_url: str) -> Iterator[None]:
             # In this order, as a delivery is stored before its package is hinted at.
             transaction.execute(sa.text("LOCK TABLE brakes, deliveries, packages, deployment"))
         yield
-
-
-def eventually(condition: Callable[[], bool], within_s: float = 30) -> None:
-    """Returns when the condition holds; fails where it never does."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def a_document(package_id: object = 73, **changes: Any) -> dict[str, Any]:

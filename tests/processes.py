@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from tests import commands
 
 READY_WITHIN_S = 30.0
 ENDED_WITHIN_S = 12.0
@@ -47,7 +48,7 @@ def running(command: str, variables: Mapping[str, str], folder: Path) -> Iterato
 @contextmanager
 def web_process(variables: Mapping[str, str], folder: Path) -> Iterator[str]:
     """Runs the web process on a free port of loopback and a migrated database; its URL, once it is ready."""
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
 
     def is_ready() -> bool:
@@ -67,10 +68,9 @@ def wait_until(met: Callable[[], object], within_s: float = READY_WITHIN_S) -> N
     deadline = time.monotonic() + within_s
     while not met():
         assert time.monotonic() < deadline, "not met in time"
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    return int(commands.free_port())

@@ -27,8 +27,8 @@ from tests import postgres
 from tests.bench import floor
 from tests.bench.load import PATH, Plan, Told
 from tests.bench.oms import BENCH
-from tests.processes import wait_until
-from tests.reliability.fleet import ROOT, Member, end, free_port
+from tests.processes import free_port, wait_until
+from tests.reliability.fleet import ROOT, Member, end
 
 AT_ONCE = 8
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")

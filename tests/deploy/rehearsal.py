@@ -20,10 +20,10 @@ from service.sandbox import PACKED, READY
 from tests import postgres
 from tests.commands import environment
 from tests.conftest import SECRET
-from tests.processes import wait_until
+from tests.processes import free_port, wait_until
 from tests.reliability.campaign import DOUBLES, DUPLICATES, books_of, service_variables
 from tests.reliability.courier import Courier
-from tests.reliability.fleet import Member, end, free_port
+from tests.reliability.fleet import Member, end
 from tests.reliability.ledger import Judgement, WitnessOms, judge
 
 ROOT = Path(__file__).parents[2]

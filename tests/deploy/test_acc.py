@@ -21,10 +21,9 @@ from tests.conftest import MINIMAL, SECRET
 from tests.deploy.conftest import Built, run
 from tests.deploy.rehearsal import CLEAN, opened
 from tests.house.events import EVENTS
-from tests.processes import wait_until
+from tests.processes import free_port, wait_until
 from tests.reliability.campaign import books_of
 from tests.reliability.courier import Courier
-from tests.reliability.fleet import free_port
 from tests.reliability.ledger import WitnessOms, judge
 
 ROOT = Path(__file__).parents[2]

@@ -26,7 +26,7 @@ from service.errors import ConfigurationError
 from service.outcome import Unauthorised
 from service.vitals import Vitals
 from tests import commands
-from tests.conftest import MINIMAL, eventually, on_sqlite
+from tests.conftest import MINIMAL, on_sqlite
 from tests.house.events import EVENTS
 from tests.integration.conftest import Clock
 from tests.processes import wait_until, web_process
@@ -382,7 +382,7 @@ def test_a_target_that_hangs_delays_no_other_and_is_given_one_thread_only(
     causes = [record.__dict__["fields"]["cause"] for record in caplog.records if "alert.failed" in record.getMessage()]
     assert causes == ["too slow", "still busy with the last one"]
     release.set()
-    eventually(lambda: all(thread.name != "alert" for thread in threading.enumerate()))
+    wait_until(lambda: all(thread.name != "alert" for thread in threading.enumerate()))
 
 
 def test_what_apprise_cannot_send_to_is_refused_at_the_start_and_not_quoted(

@@ -28,9 +28,10 @@ from service.database import Database, deliveries, metadata, packages, quarantin
 from service.sandbox import Request
 from service.web import MAX_BODY_BYTES, create_app
 from tests import oms_faults
-from tests.conftest import SECRET, a_document, deliver, eventually, locked, on_postgresql, on_sqlite, signed
+from tests.conftest import SECRET, a_document, deliver, locked, on_postgresql, on_sqlite, signed
 from tests.integration.conftest import Clock, Floor
 from tests.oms_faults import FaultyOms, Outcome
+from tests.processes import wait_until
 
 URL = "/webhooks/oms/packages"
 
@@ -341,7 +342,7 @@ def test_whoever_asks_for_readiness_while_others_wait_shares_their_write(
         with locked(database_url):
             for thread in threads:
                 thread.start()
-            eventually(lambda: asking() == len(threads))
+            wait_until(lambda: asking() == len(threads))
         for thread in threads:
             thread.join()
     finally:

@@ -17,9 +17,10 @@ from service import database as schema
 from service.config import Config
 from service.database import Database, Transaction
 from service.web import create_app
-from tests.conftest import MINIMAL, a_document, deliver, eventually
+from tests.conftest import MINIMAL, a_document, deliver
 from tests.integration.test_worker import at_work, is_shipped, oms, pack, quick
 from tests.oms_faults import FaultyOms
+from tests.processes import wait_until
 
 __all__ = ["oms", "quick"]
 
@@ -114,7 +115,7 @@ def test_rows_of_an_older_version_survive_the_migration_and_the_work_goes_on(
     with database.reading() as transaction:
         assert content(transaction, known) == before
     with at_work(config):
-        eventually(is_shipped(database, 73, 74, 75))
+        wait_until(is_shipped(database, 73, 74, 75))
     assert [oms.commands_for(package_id) for package_id in (73, 74, 75, 76)] == [1, 1, 0, 0]
     database.dispose()
 

@@ -15,8 +15,8 @@ from service.watch import Signs, Watch, Watched
 from tests.conftest import MINIMAL
 from tests.integration.conftest import Clock
 from tests.integration.test_worklist import hint
-from tests.processes import wait_until
-from tests.reliability.fleet import Member, end, free_port
+from tests.processes import free_port, wait_until
+from tests.reliability.fleet import Member, end
 
 BEAT_1, BEAT_2 = (frozenset({("w", Clock().now + timedelta(seconds=n))}) for n in (1, 2))
 RATE_PER_S = 2

@@ -19,9 +19,10 @@ from service.database import brakes as brakes_table
 from service.web import create_app
 from service.worker import Worker
 from tests import postgres
-from tests.conftest import MINIMAL, a_document, deliver, eventually, on_postgresql
+from tests.conftest import MINIMAL, a_document, deliver, on_postgresql
 from tests.integration.test_worklist import hint
 from tests.oms_faults import FaultyOms, hangs
+from tests.processes import wait_until
 
 QUICK = {"SHIP_SLUG": "ship-without-integration", "SETTLE_S": "0.1", "RETRY_BASE_S": "0.2", "OMS_RATE_PER_S": "0"}
 
@@ -77,7 +78,7 @@ def test_two_workers_ship_every_package_once(oms: FaultyOms, quick: Callable[...
     pack(oms, *package_ids)
     with at_work(quick(), "a"), at_work(quick(), "b"):
         hint(database, *package_ids)
-        eventually(is_shipped(database, *package_ids))
+        wait_until(is_shipped(database, *package_ids))
     assert {oms.commands_for(package_id) for package_id in package_ids} == {1}
 
 
@@ -92,7 +93,7 @@ def test_a_crash_of_one_look_stops_no_other(
         times = {"started_at": transaction.now, "deadline_at": transaction.now}
         transaction.execute(sa.insert(attempts).values(row | times))
     with at_work(quick(OMS_CONCURRENCY="1")):
-        eventually(is_shipped(database, 74, 75))
+        wait_until(is_shipped(database, 74, 75))
     crashed = [record for record in caplog.records if record.message == "look.crashed"]
     assert [record.__dict__["fields"]["package_id"] for record in crashed] == [73]
 
@@ -104,9 +105,9 @@ def test_no_more_is_claimed_than_threads_are_free(
     oms.script("read", hangs, hangs)
     hint(database, 1, 2, 3, 4)
     with at_work(quick(OMS_CONCURRENCY="2")):
-        eventually(lambda: leased(database) == 2)
+        wait_until(lambda: leased(database) == 2)
         oms.release.set()
-        eventually(is_shipped(database, 1, 2, 3, 4))
+        wait_until(is_shipped(database, 1, 2, 3, 4))
 
 
 def leased(database: Database) -> int:
@@ -124,9 +125,9 @@ def test_the_heartbeat_goes_on_while_every_thread_is_busy(
     oms.script("read", hangs)
     hint(database, 73)
     with at_work(quick(OMS_CONCURRENCY="1")):
-        eventually(lambda: leased(database) == 1)
+        wait_until(lambda: leased(database) == 1)
         busy_at = last_heartbeat(database)
-        eventually(lambda: last_heartbeat(database) > busy_at)
+        wait_until(lambda: last_heartbeat(database) > busy_at)
         assert leased(database) == 1
         oms.release.set()
 
@@ -144,7 +145,7 @@ def test_a_look_that_is_under_way_is_finished_before_the_worker_ends(
     oms.script("read", hangs)
     hint(database, 73)
     with at_work(quick(OMS_CONCURRENCY="1")) as stopped:
-        eventually(lambda: leased(database) == 1)
+        wait_until(lambda: leased(database) == 1)
         hint(database, 74)
         stopped.stop()
         oms.release.set()
@@ -177,21 +178,21 @@ def test_a_pause_stops_new_commands_of_all_workers_at_once_and_outlives_them_whi
 
     with at_work(config, "a"), at_work(config, "b"):
         hint(database, *package_ids[:40])
-        eventually(lambda: sum(oms.commands_for(package_id) for package_id in package_ids) >= 5)
+        wait_until(lambda: sum(oms.commands_for(package_id) for package_id in package_ids) >= 5)
         with database.transaction() as transaction:
             assert brakes.pause(transaction, "by an operator")
         for package_id in package_ids[40:50]:
             assert deliver(client, a_document(package_id, uuid=f"{package_id:032x}")).status_code == 202
-        eventually(lambda: all(looked_at(package_id) for package_id in package_ids[40:50]))
+        wait_until(lambda: all(looked_at(package_id) for package_id in package_ids[40:50]))
     with at_work(config, "c"), at_work(config, "d"):
         for package_id in package_ids[50:]:
             assert deliver(client, a_document(package_id, uuid=f"{package_id:032x}")).status_code == 202
-        eventually(lambda: all(looked_at(package_id) for package_id in package_ids[40:]))
+        wait_until(lambda: all(looked_at(package_id) for package_id in package_ids[40:]))
         assert commands_after_the_pause(database) == 0
         with database.transaction() as transaction:
             assert brakes.resume(transaction)
             worklist.look_again_at(transaction, Reason.BRAKE)
-        eventually(is_shipped(database, *package_ids))
+        wait_until(is_shipped(database, *package_ids))
     assert {oms.commands_for(package_id) for package_id in package_ids} == {1}
 
 
@@ -206,7 +207,7 @@ def test_a_waiting_worker_is_woken_by_the_commit_of_a_hint(database: Database, d
         hint(database, 73)
         return heard.wait(0.2)
 
-    eventually(hinted_and_heard)
+    wait_until(hinted_and_heard)
     done.set()
     thread.join(10)
     assert not thread.is_alive()
@@ -224,11 +225,11 @@ def test_a_server_that_is_killed_and_comes_back_is_worked_with_again(oms: Faulty
         client = create_app(config, database).test_client()
         stack.enter_context(at_work(config))
         assert deliver(client, a_document(73)).status_code == 202
-        eventually(is_shipped(database, 73))
+        wait_until(is_shipped(database, 73))
         server.kill()
         assert deliver(client, a_document(74)).status_code == client.get("/readyz").status_code == 503
         server.start()
         assert deliver(client, a_document(74)).status_code == 202
         assert client.get("/readyz").status_code == 200
-        eventually(is_shipped(database, 74))
+        wait_until(is_shipped(database, 74))
     assert (oms.commands_for(73), oms.commands_for(74)) == (1, 1)

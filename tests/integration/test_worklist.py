@@ -26,8 +26,9 @@ from service.outcome import (
     Unauthorised,
 )
 from service.worklist import Claim
-from tests.conftest import eventually, on_postgresql
+from tests.conftest import on_postgresql
 from tests.integration.conftest import Clock
+from tests.processes import wait_until
 
 LEASE = timedelta(seconds=60)
 SECOND = timedelta(seconds=1)
@@ -308,7 +309,7 @@ def test_a_zombie_and_its_heir_may_learn_from_one_package_at_the_same_moment(sto
         with store.transaction() as transaction:
             journal.learn_shipped(transaction, 73, "737")
             heir = pool.submit(learn)
-            eventually(waits)
+            wait_until(waits)
         heir.result(timeout=30)
 
 

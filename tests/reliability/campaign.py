@@ -24,8 +24,9 @@ from service.database import Database, deliveries, packages
 from service.sandbox import PACKED, READY
 from tests import postgres
 from tests.conftest import SECRET
+from tests.processes import free_port
 from tests.reliability.courier import Courier
-from tests.reliability.fleet import Member, end, free_port
+from tests.reliability.fleet import Member, end
 from tests.reliability.ledger import Books, Judgement, WitnessOms, judge
 
 OMS_TIMEOUT_S, LEASE_S = 1.0, 3.0

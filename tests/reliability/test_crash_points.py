@@ -18,11 +18,11 @@ from service import sandbox
 from service.database import Database
 from service.web import create_app
 from tests.conftest import a_document, deliver, signed
-from tests.processes import wait_until
+from tests.processes import free_port, wait_until
 from tests.reliability.campaign import books_of, service_variables
 from tests.reliability.courier import PATH
 from tests.reliability.crashing import POINTS
-from tests.reliability.fleet import Member, end, free_port
+from tests.reliability.fleet import Member, end
 from tests.reliability.ledger import Tally, WitnessOms, judge
 
 LEASE_S = 2.0

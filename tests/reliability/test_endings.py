@@ -18,10 +18,11 @@ from service import sandbox
 from service.database import Database, attempts, packages
 from service.sandbox import Request
 from tests import commands
-from tests.conftest import MINIMAL, eventually, locked
+from tests.conftest import MINIMAL, locked
 from tests.integration.test_worker import QUICK, is_shipped, pack
 from tests.integration.test_worklist import hint
 from tests.oms_faults import Fault, FaultyOms, Outcome, applied_then, hangs
+from tests.processes import wait_until
 from tests.reliability.web_process import WebProcess, post, seen
 
 END_WITHIN_S = 10
@@ -76,7 +77,7 @@ def test_a_worker_told_to_end_leaves_what_hangs_open_and_its_heir_reads_before_a
         let_leases_run_out(database)
         already = len(oms.received)
         with commands.running("worker", cwd=tmp_path, variables=variables) as heir:
-            eventually(is_shipped(database, 73, 74))
+            wait_until(is_shipped(database, 73, 74))
             assert heir.end(signal.SIGTERM, END_WITHIN_S) == 0
         database.dispose()
     asked_of_73 = [one.operation for one in oms.received[already:] if one.package_id == 73 and one.status]
@@ -114,7 +115,7 @@ def test_a_web_process_told_to_end_while_senders_wait_ends_with_0_and_has_stored
             silent.enter_context(socket.create_connection(("127.0.0.1", web.port)))
         for sender in senders:
             sender.start()
-        eventually(lambda: statuses.count(202) >= 20)
+        wait_until(lambda: statuses.count(202) >= 20)
         with locked(database_url):
             exit_code, took_s = web.stop()
         for sender in senders:

@@ -11,8 +11,9 @@ import pytest
 
 from service import server
 from service.server import TimedSocket, TooSlow
+from tests.processes import wait_until
 from tests.reliability.slow_clients import crowd, healthy
-from tests.reliability.web_process import WebProcess, seen, wait_until
+from tests.reliability.web_process import WebProcess, seen
 
 
 @pytest.fixture

@@ -19,10 +19,11 @@ from service import sandbox
 from service.database import Database
 from service.sandbox import Request
 from tests import postgres
-from tests.conftest import MINIMAL, a_document, eventually, locked, signed
+from tests.conftest import MINIMAL, a_document, locked, signed
 from tests.integration.test_worker import QUICK, is_shipped, pack
 from tests.oms_faults import FaultyOms, Outcome
-from tests.reliability.fleet import Member, end, free_port
+from tests.processes import free_port, wait_until
+from tests.reliability.fleet import Member, end
 from tests.reliability.web_process import PATH, get
 
 ANSWER_WITHIN_S = 5
@@ -150,7 +151,7 @@ def test_while_the_database_cannot_be_used_senders_get_503_and_afterwards_all_go
     pids = scene.web.pids() | scene.worker.pids()
     assert scene.deliver(73) == (202, None)
     database = Database(scene.url)
-    eventually(is_shipped(database, 73))
+    wait_until(is_shipped(database, 73))
     database.dispose()
     scene.oms.script("command", answered_during_the_outage)
     assert scene.deliver(74) == (202, None)
@@ -161,10 +162,10 @@ def test_while_the_database_cannot_be_used_senders_get_503_and_afterwards_all_go
         assert scene.deliver(75) == (503, "5")
         assert time.monotonic() - began < ANSWER_WITHIN_S
         assert scene.readiness() == 503
-        eventually(lambda: "database.unavailable" in scene.worker.log)
-    eventually(lambda: scene.deliver(75) == (202, None))
+        wait_until(lambda: "database.unavailable" in scene.worker.log)
+    wait_until(lambda: scene.deliver(75) == (202, None))
     assert scene.readiness() == 200
-    eventually(is_shipped(database, 73, 74, 75))
+    wait_until(is_shipped(database, 73, 74, 75))
     database.dispose()
     assert [scene.oms.commands_for(package_id) for package_id in (73, 74, 75)] == [1, 1, 1]
     assert scene.web.pids() | scene.worker.pids() == pids

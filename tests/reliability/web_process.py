@@ -9,13 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from service.database import Database, deliveries
 from tests.conftest import MINIMAL, a_document, signed
+from tests.processes import free_port, wait_until
 
 PATH = "/webhooks/oms/packages"
 START_WITHIN_S = 120.0
@@ -27,7 +27,7 @@ class WebProcess:
     def __init__(self, database_url: str, log: Path, **environ: str) -> None:
         self.database = Database(database_url)
         self.database.migrate(MINIMAL["OMS_BASE_URL"])
-        self.port = _free_port()
+        self.port = free_port()
         self.log = log
         own = {"DATABASE_URL": database_url, "PORT": str(self.port), "LOG_LEVEL": "WARNING"}
         with log.open("wb") as output:
@@ -92,14 +92,6 @@ def seen(database: Database) -> int:
         return int(transaction.execute(sa.select(sa.func.coalesce(sa.func.sum(deliveries.c.seen), 0))).scalar_one())
 
 
-def wait_until(condition: Callable[[], bool], within_s: float) -> None:
-    """Returns as soon as the condition holds; fails when it does not in time."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s} s"
-        time.sleep(0.05)
-
-
 def connect(port: int, timeout_s: float = 10.0, receive_buffer: int | None = None) -> socket.socket:
     """A connection; a small receive buffer makes a reader that is slow from the start."""
     connection = socket.socket()
@@ -127,9 +119,3 @@ def post(connection: http.client.HTTPConnection, number: int) -> int:
     answer = connection.getresponse()
     answer.read()
     return answer.status
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
