@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from service import policy
-from service.case import Settings, is_packed
+from service import rules
+from service.case import Settings, command_for, is_packed, offer_finding
 from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnavailable
 from service.hooks import Plan
 from service.outcome import (
@@ -355,7 +355,8 @@ def offer(package: PackageSnapshot, settings: Settings) -> list[Finding]:
     readable = _ok("commands_shape", f"commands that name themselves: {len(package.offered)}")
     if not is_packed(package.state, settings):
         return [readable, _unknown("command_offered", "the package is no longer Packed", "Try again.")]
-    check, _ = policy.offer(package, settings)
+    command = command_for(rules.judge(settings.rules, package.facts), settings)
+    check, _ = offer_finding(package.offered, command, settings)
     if check.verdict == "pass":
         return [readable, _ok("command_offered", f"{check.expected} is offered")]
     if check.verdict == "unknown":

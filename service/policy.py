@@ -159,12 +159,6 @@ def worth_a_look(case: Case | None, listed: PackageSnapshot, settings: Settings,
             return "it is in Packed again"
 
 
-def offer(snapshot: PackageSnapshot, settings: Settings) -> tuple[Check, Reason | None]:
-    """Whether the OMS offers for this package the command that our rules give it, and the reason if not."""
-    command = command_for(rules.judge(settings.rules, snapshot.facts), settings)
-    return offer_finding(snapshot.offered, command, settings)
-
-
 # One read, one verdict.
 
 
@@ -253,7 +247,8 @@ def _on_snapshot(view: View, snapshot: PackageSnapshot) -> Verdict:
         return _unreadable(view, _STRANGER, Reason.BAD_SHAPE)
     view = replace(view, case=_with_snapshot(view, snapshot))
     if stranger:
-        return _wait(view, Reason.WRONG_ENUM_CLASS, (packed_check(snapshot.state, settings),), _STRANGER)
+        view = _with_checks(view, packed_check(snapshot.state, settings))
+        return _wait(view, Reason.WRONG_ENUM_CLASS, _STRANGER)
     if is_packed(snapshot.state, settings):
         return _in_packed(view, snapshot)
     return _not_in_packed(view, snapshot.state)
@@ -432,28 +427,23 @@ def _until_command(view: View, case: Case, again: datetime, text: str) -> Verdic
 def _judged(view: View, snapshot: PackageSnapshot) -> Verdict:
     """Packed, and no attempt open: do our rules, its items and the OMS's own offer speak for the command?"""
     ruling = rules.judge(view.settings.rules, snapshot.facts)
-    command = command_for(ruling, view.settings)
-    grace_until = _grace_until(view, ruling)
-    findings = _findings(view, snapshot, ruling, command)
-    checks = tuple(check for check, _ in findings)
-    view = replace(view, case=replace(view.case, checks=checks))
+    findings = _findings(view, snapshot, ruling)
+    view = _with_checks(view, *(check for check, _ in findings))
     if view.case.held:
         return Verdict(case=view.case)
     reason = next((reason for _, reason in findings if reason is not None), None)
     if reason is None:
-        return _eligible(view, command)
-    return _ineligible(view, reason, checks, grace_until)
+        return _eligible(view, command_for(ruling, view.settings))
+    return _ineligible(view, reason, _grace_until(view, ruling))
 
 
-def _findings(
-    view: View, snapshot: PackageSnapshot, ruling: Match | FieldMissing, command: Command
-) -> tuple[Finding, ...]:
+def _findings(view: View, snapshot: PackageSnapshot, ruling: Match | FieldMissing) -> tuple[Finding, ...]:
     settings = view.settings
     return (
         (packed_check(snapshot.state, settings), None),
         rules_finding(ruling),
         *items_findings(snapshot, settings),
-        offer_finding(snapshot.offered, command, settings),
+        offer_finding(snapshot.offered, command_for(ruling, settings), settings),
         grace_finding(view.now, _grace_until(view, ruling)),
     )
 
@@ -461,8 +451,7 @@ def _findings(
 def _passes(view: View, snapshot: PackageSnapshot) -> bool:
     """Whether nothing but the grace period speaks against the command."""
     ruling = rules.judge(view.settings.rules, snapshot.facts)
-    findings = _findings(view, snapshot, ruling, command_for(ruling, view.settings))
-    return all(reason in (None, Reason.GRACE) for _, reason in findings)
+    return all(reason in (None, Reason.GRACE) for _, reason in _findings(view, snapshot, ruling))
 
 
 def _grace_until(view: View, ruling: Match | FieldMissing) -> datetime:
@@ -483,16 +472,16 @@ def _eligible(view: View, command: Command) -> Verdict:
     return Verdict(case=case, command=command)
 
 
-def _ineligible(view: View, reason: Reason, checks: tuple[Check, ...], grace_until: datetime) -> Verdict:
-    failed = next(check for check in checks if check.verdict == "fail")
+def _ineligible(view: View, reason: Reason, grace_until: datetime) -> Verdict:
+    failed = next(check for check in view.case.checks if check.verdict == "fail")
     text = f"{failed.name}: expected {failed.expected}, observed {failed.observed}"
     if reason is Reason.RULE:
         return _closed(view, CaseState.SKIPPED, reason, text)
     if reason is Reason.GRACE:
-        return replace(_wait(view, reason, checks, text), next_look_at=grace_until)
+        return replace(_wait(view, reason, text), next_look_at=grace_until)
     if reason is Reason.TRANSITION_SLUG_MISMATCH:
         return _attention(view, reason, text, held=False)
-    return _wait(view, reason, checks, text)
+    return _wait(view, reason, text)
 
 
 def _not_in_packed(view: View, state: StateValue) -> Verdict:
@@ -573,11 +562,10 @@ def _never_packed(view: View, state: StateValue) -> Verdict:
     gone = replace(view, case=replace(view.case, left_packed_at=view.now))
     if (ended := _ended_by_others(gone, state)) is not None:
         return ended
-    checks = (packed_check(state, view.settings),)
+    view = _with_checks(view, packed_check(state, view.settings))
     if _age(view) >= POLLING_WINDOW:
-        view = replace(view, case=replace(view.case, checks=checks))
         return _closed(view, CaseState.SKIPPED, Reason.NOT_PACKED, f"not Packed for 15 minutes, read as {state}")
-    return _wait(view, Reason.NOT_PACKED_YET, checks, f"read as {state}")
+    return _wait(view, Reason.NOT_PACKED_YET, f"read as {state}")
 
 
 # How verdicts are made.
@@ -607,9 +595,12 @@ def _confirms(state: StateValue, attempt: Attempt, settings: Settings) -> bool:
 _WITHOUT_AGE_LIMIT = frozenset({Reason.GRACE, Reason.NOT_PACKED_YET})
 
 
-def _wait(view: View, reason: Reason, checks: tuple[Check, ...], text: str) -> Verdict:
+def _with_checks(view: View, *checks: Check) -> View:
+    return replace(view, case=replace(view.case, checks=checks))
+
+
+def _wait(view: View, reason: Reason, text: str) -> Verdict:
     """Not now. What stays so for too long needs a person, told once while looks go on."""
-    view = replace(view, case=replace(view.case, checks=checks))
     if view.case.held:
         return Verdict(case=view.case)
     age = _age(view)
