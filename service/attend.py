@@ -188,8 +188,9 @@ class Attendant:
 
     def _record_resolution(self, transaction: Transaction, view: View, verdict: Verdict) -> None:
         attempt = view.open_attempt
-        if attempt is not None and (verdict.resolution is not None or verdict.read_back):
-            journal.record_read_back(transaction, attempt, verdict.resolution)
+        read_back = attempt is not None and (verdict.resolution is not None or verdict.read_back)
+        if attempt is not None and read_back and not journal.record_read_back(transaction, attempt, verdict.resolution):
+            raise _LeaseLost
         if verdict.learned is not None and not self.settings.shipped_statuses:
             journal.learn_shipped(transaction, view.case.package_id, verdict.learned)
 

@@ -34,12 +34,13 @@ _GIVEN = (
 
 _STANDING = sa.select(packages.c.state, packages.c.reason).where(packages.c.package_id == sa.bindparam("package_id"))
 _SIGNED = sa.select(deliveries.c.delivery_id).where(
-    deliveries.c.package_id == sa.bindparam("package_id"), deliveries.c.secret_index.is_not(None)
+    deliveries.c.package_id == sa.bindparam("package_id"),
+    deliveries.c.secret_index.is_not(None),
+    sa.or_(deliveries.c.state_value.is_(None), deliveries.c.state_value == sa.bindparam("state_value")),
 )
 _SIGNED_SHIPPED = _SIGNED.where(
     deliveries.c.event_type == "package.status.shipped",
     deliveries.c.received_at >= sa.bindparam("since", type_=Instant()),
-    sa.or_(deliveries.c.state_value.is_(None), deliveries.c.state_value == sa.bindparam("state_value")),
 )
 _SIGNED_CANCELLED = _SIGNED.where(deliveries.c.event_type == "package.status.cancelled")
 _SIGNED_EVENTS = sa.select(_SIGNED_SHIPPED.exists().label("shipped"), _SIGNED_CANCELLED.exists().label("cancelled"))
@@ -141,8 +142,8 @@ def signed_events(
 ) -> tuple[bool, bool]:
     """Whether signed deliveries said that the package was shipped, and that it was cancelled.
 
-    Shipped: one that first arrived at or after `sent_at` and tells this state, or none that we can read. One that
-    tells another state may be late, and of an earlier stay in Packed. Cancelled: one that arrived at all.
+    Only those that tell this state, or none that we can read: one that tells another state may be late, and of an
+    earlier stay in Packed. Shipped: one that first arrived at or after `sent_at`. Cancelled: one that arrived at all.
     """
     wanted = {"package_id": package_id, "since": sent_at, "state_value": state_value}
     row = transaction.execute(_SIGNED_EVENTS, wanted).one()

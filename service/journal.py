@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from service.case import Attempt, CaseState, Note, Outcome, Resolution
 from service.database import Transaction, attempts, learned_shipped, timeline
-from service.outcome import Command, CommandAnswer, Refused, Unauthorised
+from service.outcome import Accepted, Command, CommandAnswer, Refused, Unauthorised
 
 PACKAGES_TO_LEARN_FROM = 3
 MAX_TOLD = 1000
@@ -33,7 +33,14 @@ _OPENED = (
     .returning(attempts.c.attempt_id)
 )
 _RESOLVED = sa.update(attempts).where(attempts.c.attempt_id == sa.bindparam("mine"))
-_ANSWERED = _RESOLVED.where(attempts.c.resolution.is_(None))
+_UNRESOLVED = attempts.c.resolution.is_(None)
+_ANSWERED = _RESOLVED.where(_UNRESOLVED)
+_NEWER = attempts.alias("newer")
+_IS_NEWEST = ~sa.exists().where(
+    _NEWER.c.package_id == attempts.c.package_id, _NEWER.c.attempt_id > attempts.c.attempt_id
+)
+_ACCEPTED = _RESOLVED.where(sa.or_(_UNRESOLVED, sa.and_(attempts.c.resolution == Resolution.NOT_APPLIED, _IS_NEWEST)))
+_AS_SEEN = _RESOLVED.where(attempts.c.outcome.is_not_distinct_from(sa.bindparam("seen_outcome", type_=sa.Text)))
 _READ_BACK = _RESOLVED.values(read_backs=attempts.c.read_backs + 1)
 _NOTED = sa.insert(timeline).inline()  # nobody needs the key
 _LEARNED = (
@@ -80,7 +87,8 @@ def open_attempt(
 def record_answer(transaction: Transaction, attempt: Attempt, answer: CommandAnswer) -> None:
     """Writes what the OMS answered; `attempt` carries the outcome already.
 
-    Not where reads have settled the attempt meanwhile: what they proved stands.
+    Not where reads have settled the attempt meanwhile: what they proved stands. But that it was not applied is no
+    proof against a 2xx that comes late: no second command may follow that one.
     """
     answered = {
         "answered_at": transaction.now,
@@ -91,16 +99,21 @@ def record_answer(transaction: Transaction, attempt: Attempt, answer: CommandAns
         "http_status": getattr(answer, "status", None),
         "words": answer.words if isinstance(answer, Refused | Unauthorised) else None,
     }
-    transaction.execute(_ANSWERED, answered | {"mine": attempt.attempt_id})
+    statement = _ACCEPTED if isinstance(answer, Accepted) else _ANSWERED
+    transaction.execute(statement, answered | {"mine": attempt.attempt_id})
 
 
-def record_read_back(transaction: Transaction, attempt: Attempt, resolution: Resolution | None) -> None:
-    """Counts a read-back, or closes the attempt with what reads proved."""
+def record_read_back(transaction: Transaction, attempt: Attempt, resolution: Resolution | None) -> bool:
+    """Counts a read-back, or closes the attempt with what reads proved.
+
+    False, and nothing was written, where whoever sent it has written its answer meanwhile.
+    """
     mine = {"mine": attempt.attempt_id}
     if resolution is None:
         transaction.execute(_READ_BACK, mine)
-    else:
-        transaction.execute(_RESOLVED, mine | {"resolution": resolution, "resolved_at": transaction.now})
+        return True
+    seen = {"seen_outcome": attempt.outcome, "resolution": resolution, "resolved_at": transaction.now}
+    return transaction.execute(_AS_SEEN, mine | seen).rowcount == 1
 
 
 def give_up_open(transaction: Transaction, package_id: int) -> None:

@@ -68,10 +68,10 @@ def recheck(database: Database, package_id: int, word: Word = NO_WORD) -> Acted:
         row = worklist.find(transaction, package_id)
         if row is None:
             worklist.hint(transaction, package_id, "operator")
-        elif row["reason"] == Reason.ACCEPTED_BUT_STILL_PACKED:
+        known = row is not None and worklist.recheck(transaction, package_id)
+        if row is not None and row["reason"] == Reason.ACCEPTED_BUT_STILL_PACKED:
             journal.give_up_open(transaction, package_id)
         _note(transaction, package_id, word.added_to("asked to look again" if row else "asked to look"))
-        known = row is not None and worklist.recheck(transaction, package_id)
     text = "is looked at again" if known else "new to us; is looked at now"
     return _recorded("recheck", Acted(True, text), package_id)
 

@@ -54,11 +54,15 @@ from service.wire import PACKAGE_STATUS, StateValue
 
 POLLING_WINDOW = timedelta(minutes=15)
 # What the OMS guide documents as Waiting, Preparing, Ready for Packaging, Out of Stock and Packed for Refund (command
-# pages complete-packaging-without-shipment and package-packed-for-refund).
-NOT_SHIPPED = frozenset({"100", "200", "400", "920", "1100"})
+# pages complete-packaging-without-shipment and package-packed-for-refund); and 150 and 300, which it only names beside
+# Waiting and Preparing, in examples of the package list's filter: too little to claim a package as shipped.
+NOT_SHIPPED = frozenset({"100", "150", "200", "300", "400", "920", "1100"})
+# With the usual backoff, in about ten minutes.
+_READS_IN_DISORDER = 8
 UNANNOUNCED = "no webhook announced it"
 UNKNOWN_TO_OMS = "the OMS does not know this package"
 _STRANGER = "the state is not a PackageStatus"
+_RENAMED = "it is where it was when it was Packed: PACKED_STATUS was changed while a command of ours was under way"
 # Waiting for one of these has its own due time, or a person's word.
 _NOT_FOR_THE_SWEEP = frozenset(
     {None, Reason.GRACE, Reason.BRAKE, Reason.RETRY_AFTER_REFUSAL, Reason.BACKLOG_TO_CONFIRM}
@@ -245,11 +249,14 @@ def _on_snapshot(view: View, snapshot: PackageSnapshot) -> Verdict:
     stranger = not snapshot.state.is_of(PACKAGE_STATUS)
     if stranger and (case.state in CLOSED or view.open_attempt is not None):
         return _unreadable(view, _STRANGER, Reason.BAD_SHAPE)
+    in_packed = is_packed(snapshot.state, settings)
+    if not in_packed and case.packed_since and snapshot.state == case.state_seen and view.possible_attempt is not None:
+        return _unreadable(view, _RENAMED, Reason.BAD_SHAPE)
     view = replace(view, case=_with_snapshot(view, snapshot))
     if stranger:
         view = _with_checks(view, packed_check(snapshot.state, settings))
         return _wait(view, Reason.WRONG_ENUM_CLASS, _STRANGER)
-    if is_packed(snapshot.state, settings):
+    if in_packed:
         return _in_packed(view, snapshot)
     return _not_in_packed(view, snapshot.state)
 
@@ -297,9 +304,8 @@ def _opening(view: View, modified_at: datetime | None) -> _Opening | Verdict:
     case = view.case
     if case.left_packed_at is None:
         return _opened(view, "first read in Packed")
-    log, packed = view.log or (), view.settings.packed_status
-    entry, left = outcome.last_entry(log, packed), outcome.last_departure(log, packed)
-    if entry is not None and left is not None and _is_newer_stay(view, entry, left):
+    entry = _newer_entry(view, case.left_packed_at)
+    if entry is not None:
         return _opened(view, f"transition log entry {entry.log_id} went into Packed")
     if case.repacked_at is None:
         seen = replace(case, repacked_at=view.now)
@@ -312,14 +318,13 @@ def _opening(view: View, modified_at: datetime | None) -> _Opening | Verdict:
     return _opened(view, f"two reads {seconds:.0f} s apart show Packed")
 
 
-def _is_newer_stay(view: View, entry: LoggedTransition, left: LoggedTransition) -> bool:
-    """Whether the logged stay began after the last one and its commands: log and read may lag together."""
-    if entry.log_id <= max(left.log_id, view.case.entry_log_id):
-        return False
-    if any(outcome.names_transition(left, attempt.command) for attempt in view.attempts):
-        return True
-    sent_at = max((attempt.started_at for attempt in view.attempts), default=None)
-    return sent_at is None or (entry.at is not None and entry.at > sent_at + CLOCKS_DIFFER)
+def _newer_entry(view: View, left_packed_at: datetime) -> LoggedTransition | None:
+    """The logged move into Packed that began a new stay. Log and read may be old pictures, of the same moment."""
+    log, packed = view.log or (), view.settings.packed_status
+    entry, left = outcome.last_entry(log, packed), outcome.last_departure(log, packed)
+    if entry is None or left is None or entry.at is None or entry.at <= left_packed_at + CLOCKS_DIFFER:
+        return None
+    return entry if entry.log_id > max(left.log_id, view.case.entry_log_id) else None
 
 
 def _not_repacked(view: View) -> Verdict:
@@ -409,13 +414,18 @@ def _proven_not_applied(view: View, text: str, pause: timedelta = timedelta(0)) 
     view = replace(view, case=replace(view.case, refusals=refusals))
     if view.case.held:
         verdict = Verdict(case=view.case)
-    elif refusals >= settings.command_max_attempts or _age(view) >= settings.retry_max_age:
+    elif refusals >= settings.command_max_attempts or _commanded_for(view) >= settings.retry_max_age:
         tried = f"{text}; tried {refusals} times in this episode"
         verdict = _attention(view, Reason.REFUSED, tried, held=True)
     else:
         again = view.now + max(_backoff(view, refusals), pause)
         verdict = _until_command(view, replace(view.case, command_not_before=again), again, text)
     return replace(verdict, resolution=Resolution.NOT_APPLIED)
+
+
+def _commanded_for(view: View) -> timedelta:
+    """The age of the case, but for the time before its first command: it may have waited long, in shadow mode or so."""
+    return min(_age(view), view.now - view.attempts[0].started_at)
 
 
 def _until_command(view: View, case: Case, again: datetime, text: str) -> Verdict:
@@ -427,6 +437,9 @@ def _until_command(view: View, case: Case, again: datetime, text: str) -> Verdic
 def _judged(view: View, snapshot: PackageSnapshot) -> Verdict:
     """Packed, and no attempt open: do our rules, its items and the OMS's own offer speak for the command?"""
     ruling = rules.judge(view.settings.rules, snapshot.facts)
+    if view.case.reason is Reason.RULE:
+        # Nobody has looked since: it may have left Packed and come back, and then its grace begins now.
+        view = replace(view, case=replace(view.case, packed_since=view.now))
     findings = _findings(view, snapshot, ruling)
     view = _with_checks(view, *(check for check, _ in findings))
     if view.case.held:
@@ -490,7 +503,7 @@ def _not_in_packed(view: View, state: StateValue) -> Verdict:
         left = replace(case, packed_since=None, left_packed_at=view.now, left_modified_at=case.modified_at)
         return _left_packed(replace(view, case=replace(left, looking_since=view.now, looks=1)), state)
     if case.left_packed_at is not None and _is_unsettled(case, view.attempts):
-        return _left_packed(view, state)
+        return _left_packed(replace(view, case=replace(case, repacked_at=None)), state)
     if case.left_packed_at is not None or case.state is CaseState.ALREADY_SHIPPED:
         return Verdict(case=replace(case, repacked_at=None, looking_since=None))
     if case.held:
@@ -609,7 +622,8 @@ def _wait(view: View, reason: Reason, text: str) -> Verdict:
     if age >= view.settings.retry_max_age and reason not in _WITHOUT_AGE_LIMIT:
         if reason is Reason.ITEMS_MIXED:
             return _attention(view, reason, text, held=False)
-        return _attention(view, Reason.BAD_SHAPE, text, held=True)
+        if view.case.reason is reason:  # not where it is the first look that finds this
+            return _attention(view, Reason.BAD_SHAPE, text, held=True)
     case = replace(view.case, state=CaseState.WAITING, reason=reason)
     return Verdict(case=case, next_look_at=view.now + _poll_delay(view), notes=_notes(view.case, case, text))
 
@@ -638,13 +652,14 @@ def _look_again(view: View, problem: str) -> Verdict:
 def _unreadable(view: View, problem: str, reason: Reason) -> Verdict:
     """Answered, but with nothing to decide on: lag, or a gateway's own 404.
 
-    A package that was readable before is given as long as a refused command, so that no short disorder of the OMS
-    leaves every waiting package to a person.
+    A package that was readable before is given as long as a refused command, and some reads in a row, so that no short
+    disorder of the OMS leaves every waiting package to a person.
     """
     view = replace(view, case=replace(view.case, looking_since=view.case.looking_since or view.now))
     patience = view.settings.retry_max_age if view.case.looks else POLLING_WINDOW
     verdict = _look_again(view, problem)
-    if _age(view) < patience:
+    in_disorder = view.case.looks > 0 and verdict.case.failed_reads < _READS_IN_DISORDER
+    if _age(view) < patience or in_disorder:
         return verdict
     if view.case.held or view.case.state in CLOSED:
         return replace(verdict, case=replace(verdict.case, looking_since=None), next_look_at=None)
@@ -679,7 +694,7 @@ def _poll_delay(view: View) -> timedelta:
 
 
 def _longest_poll(view: View) -> timedelta:
-    return 4 * view.settings.retry_cap
+    return 4 * max(view.settings.retry_cap, timedelta(seconds=1))
 
 
 def _backoff(view: View, failures: int) -> timedelta:

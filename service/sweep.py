@@ -24,6 +24,7 @@ from service.snapshot import PackageSnapshot
 
 MAX_UNORDERED_PASSES = 5
 RETRY_AFTER = timedelta(seconds=30)
+RESUMED_FOR = timedelta(hours=1)
 FILTER_IGNORED = "filter_ignored"
 STOPPED = "stopped"
 _RATE_POLL_S = 0.1
@@ -293,8 +294,9 @@ class Sweeper:
             now = transaction.now
             if not self._may_begin(row, now, at_once):
                 return None
-            # What a broken-off pass has put into the backlog must be listed again to be adopted.
-            resumed = row["under_way"] and not adopt
+            # What a broken-off pass has put into the backlog must be listed again to be adopted; and what came into
+            # Packed behind a page that is never answered must not wait for that page.
+            resumed = row["under_way"] and not adopt and now - row["started_at"] < RESUMED_FOR
             turn = _Turn(row["fence"] + 1, row["cursor"] if resumed else 0, row["finished_at"] is None)
             begun = {"fence": turn.fence, "leased_until": now + self._config.lease}
             if not resumed:

@@ -230,6 +230,7 @@ def dismiss(transaction: Transaction, package_id: int, reason: str | None = None
     With `reason`, only while it stands there for that. A look that is due stays due: it commands nothing, and tells
     what became of a command that was under way.
     """
+    in_backlog = packages.c.reason == Reason.BACKLOG_TO_CONFIRM
     changed = (
         sa.update(packages)
         .where(packages.c.package_id == package_id)
@@ -238,7 +239,10 @@ def dismiss(transaction: Transaction, package_id: int, reason: str | None = None
             state=CaseState.SKIPPED,
             reason=Reason.DISMISSED,
             held=True,
-            # Read as Packed again meanwhile: it is this stay that the word is about.
+            # Listed as Packed: it is this stay that the word is about, and a read elsewhere is its end.
+            packed_since=sa.case((in_backlog, sa.literal(transaction.now, Instant())), else_=packages.c.packed_since),
+            episode=sa.case((in_backlog, packages.c.episode + 1), else_=packages.c.episode),
+            # Read as Packed again meanwhile: the same.
             left_packed_at=sa.case((packages.c.repacked_at.is_(None), packages.c.left_packed_at), else_=None),
             fence=packages.c.fence + 1,
             leased_until=None,

@@ -84,12 +84,12 @@ def applied_then(fault: Fault) -> Fault:
     return apply
 
 
-def meanwhile(happens: Callable[[], object]) -> Fault:
-    """A good answer, and something else happens before it is given."""
+def meanwhile(happens: Callable[[], object], then: Fault = FaultyOms.answer_well) -> Fault:
+    """An answer, a good one if none is named, and something else happens before it is given."""
 
     def answer(oms: FaultyOms, request: Request) -> Outcome:
         happens()
-        return oms.answer_well(request)
+        return then(oms, request)
 
     return answer
 

@@ -7,22 +7,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import TypeVar
 
 import pytest
 import sqlalchemy as sa
 
-from service import brakes, inbox, worklist
+from service import brakes, inbox, journal, operator, worklist
 from service.brakes import Operation
-from service.case import Reason
+from service.case import Outcome, Reason
 from service.config import Config
 from service.database import Database, deliveries, packages
 from service.delivery import Delivery
-from service.outcome import Accepted, Unauthorised
+from service.outcome import Accepted, Command, Unauthorised
 from service.wire import StateValue
 from service.worklist import Claim
-from tests.conftest import MINIMAL
+from tests.conftest import MINIMAL, on_postgresql
 from tests.integration.conftest import Clock
 from tests.integration.test_worklist import LEASE, SECOND, hint
 
@@ -189,6 +190,28 @@ def test_nothing_that_locks_waits_for_another_in_a_circle(store: Database, other
     with store.transaction() as transaction:
         transaction.execute(sa.update(packages).values(reason=Reason.BRAKE))
     at_once(lambda n: [(look, interfere)[n % 2]((store, other)[n // 2 % 2], round_) for round_ in range(15)])
+
+
+@on_postgresql
+def test_a_recheck_locks_the_package_before_its_attempts_as_a_look_does(store: Database, other: Database) -> None:
+    """Else each waits for what the other has, and the server ends one of them."""
+    hint(store, 73)
+    [claimed] = worklist.claim(store, 1, 1, LEASE, 0)
+    with store.transaction() as transaction:
+        attempt = journal.open_attempt(transaction, 73, 1, claimed.fence, Command(12, None), LEASE)
+        assert attempt is not None
+        case = replace(claimed.case, episode=1, reason=Reason.ACCEPTED_BUT_STILL_PACKED)
+        answered = replace(attempt, outcome=Outcome.ACCEPTED)
+        journal.record_answer(transaction, answered, Accepted(204))
+        worklist.renew(transaction, claimed, case, LEASE)
+    with ThreadPoolExecutor(1) as threads:
+        with store.transaction() as transaction:
+            assert worklist.release(transaction, claimed, case, None)
+            rechecked = threads.submit(operator.recheck, other, 73)
+            while transaction.execute(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar() == 0:
+                time.sleep(0.01)
+            assert journal.record_read_back(transaction, answered, None)
+        assert rechecked.result().done
 
 
 def test_more_threads_than_connections_all_get_their_turn(store: Database) -> None:

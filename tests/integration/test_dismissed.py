@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from service import inbox, operator, worklist
 from service.delivery import Delivery
+from service.sweep import Sweeper
 from service.wire import StateValue
 from tests.integration.conftest import Floor
 from tests.oms_faults import answers, applied_then, closes
@@ -31,6 +32,7 @@ def test_a_dismissed_package_ships_once_it_is_unpacked_and_packed_again(floor_wi
     assert look_on_delivery(floor, "500") == ("skipped", "dismissed")
     floor.oms.unpack(73)
     assert look_on_delivery(floor, "400") == ("skipped", "left_packed")
+    floor.clock.turn(timedelta(minutes=1))
     floor.oms.pack(73)
     assert look_on_delivery(floor, "500") == ("waiting", "grace")
     assert floor.run(73)["state"] == "shipped"
@@ -49,6 +51,33 @@ def test_a_dismissal_while_it_is_read_as_packed_again_is_about_that_stay(floor: 
     assert operator.dismiss(floor.store, 73).done
     for _ in range(3):
         assert look_on_delivery(floor, "500") == ("skipped", "dismissed")
+    assert floor.oms.commands_for(73) == 1
+
+
+def test_a_dismissal_from_the_backlog_is_about_that_stay_alone(floor_with: Callable[..., Floor]) -> None:
+    floor = floor_with(ADOPT_MAX="0")
+    floor.oms.create(73, ["500"], state="500")
+    Sweeper(floor.config, floor.store, floor.attendant.oms, lambda _: False).sweep_if_due()
+    assert floor.where(73) == ("waiting", "backlog_to_confirm")
+    assert operator.dismiss(floor.store, 73, reason="backlog_to_confirm").done
+    floor.oms.unpack(73)
+    assert look_on_delivery(floor, "400") == ("skipped", "left_packed")
+    floor.clock.turn(timedelta(minutes=1))
+    floor.oms.pack(73)
+    look_on_delivery(floor, "500")
+    assert (floor.run(73)["state"], floor.oms.commands_for(73)) == ("shipped", 1)
+
+
+def test_a_package_dismissed_from_the_backlog_and_rechecked_is_commanded_once_and_followed_up(
+    floor_with: Callable[..., Floor],
+) -> None:
+    floor = floor_with(ADOPT_MAX="0")
+    floor.oms.create(73, ["500"], state="500")
+    Sweeper(floor.config, floor.store, floor.attendant.oms, lambda _: False).sweep_if_due()
+    operator.dismiss(floor.store, 73)
+    operator.recheck(floor.store, 73)
+    floor.oms.script("command", answers(204))
+    assert floor.run(73)["reason"] == "accepted_but_still_packed"
     assert floor.oms.commands_for(73) == 1
 
 

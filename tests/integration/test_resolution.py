@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 
 from service import brakes, inbox, sandbox, worklist
 from service.delivery import Delivery
+from service.oms import Oms
 from service.sandbox import PACKED, Request, Response
 from service.wire import StateValue
+from service.worklist import Claim
 from tests.integration.conftest import Clock, Floor
 from tests.oms_faults import (
     Fault,
@@ -171,6 +174,40 @@ def test_an_accepted_command_that_changed_nothing_is_never_repeated_but_shown_to
     floor.hint(73)
     floor.run(73)
     assert ledger(floor) == (1, 0)
+
+
+@pytest.mark.parametrize("claimed_before_the_answer", [True, False])
+def test_a_2xx_that_its_sender_writes_after_reads_seemed_to_prove_the_contrary_is_never_followed_by_a_command(
+    floor: Floor, claimed_before_the_answer: bool
+) -> None:
+    """The sender was frozen beyond its lease; meanwhile another worker looked twice."""
+    another = Oms(floor.config.oms, wall_clock=floor.clock)
+    colleague = replace(floor.attendant, oms=another)
+
+    def claim() -> Claim:
+        [claimed] = worklist.claim(floor.store, 9, 9, floor.config.lease, 0)
+        return claimed
+
+    def meanwhile_elsewhere() -> None:
+        floor.clock.turn(floor.config.lease + SECOND)
+        colleague.attend(claim())
+        floor.clock.turn(2 * SECOND)
+        late.append(claim())
+        if not claimed_before_the_answer:
+            colleague.attend(late.pop())
+
+    late: list[Claim] = []
+    packed(floor)
+    floor.oms.script("command", meanwhile(meanwhile_elsewhere, answers(204)))
+    floor.look()
+    for claimed in late:
+        colleague.attend(claimed)
+    floor.run(73, within=5 * MINUTE)
+    another.close()
+    assert floor.where(73) == ("shipping", "confirming")
+    floor.oms.apply(73)
+    assert floor.run(73)["evidence"] == "read_back"
+    assert ledger(floor) == (1, 1)
 
 
 def test_an_accepted_command_that_takes_effect_late_is_confirmed(floor: Floor) -> None:

@@ -151,6 +151,22 @@ def test_a_pass_that_was_broken_off_goes_on_where_it_stood(floor_with: FloorWith
     assert state_of_sweep(floor).listed == 7
 
 
+def test_a_page_that_is_never_answered_hides_nothing_before_it(floor_with: FloorWith, clock: Clock) -> None:
+    floor = floor_with(FaultyOms(clock=clock, page_size=3), ADOPT_MAX="100")
+    packed(floor.oms, *range(11, 18))
+
+    def stumbles(oms: FaultyOms, request: Request) -> Response:
+        return Response(500, b"") if int(request.query["id__gt"]) >= 13 else oms.answer_well(request)
+
+    floor.oms.always("list", stumbles)
+    assert swept(floor).problem is not None
+    packed(floor.oms, 5)
+    clock.turn(sweep.RESUMED_FOR - timedelta(seconds=1))
+    assert swept(floor).found == ()
+    clock.turn(sweep.RETRY_AFTER)
+    assert 5 in [one.package_id for one in swept(floor).found]
+
+
 def test_a_killed_sweeper_is_replaced_after_its_lease(floor_with: FloorWith, clock: Clock) -> None:
     floor = floor_with(FaultyOms(clock=clock, page_size=1), LEASE_S="60", OMS_RATE_PER_S="1")
     packed(floor.oms, 73, 74)

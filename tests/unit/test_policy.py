@@ -252,9 +252,11 @@ def test_a_package_never_readable_needs_a_person_after_15_minutes(reading: Readi
 
 @pytest.mark.parametrize(("reading", "problem"), NOT_READABLE)
 def test_a_package_that_was_readable_before_has_longer_until_it_needs_a_person(reading: Reading, problem: str) -> None:
-    old = aged(DAY - SECOND, state=WAITING, reason=Reason.ITEMS_MIXED)
+    old = aged(DAY - SECOND, state=WAITING, reason=Reason.ITEMS_MIXED, failed_reads=7)
     assert standing(decided(old, reading)) == (WAITING, Reason.ITEMS_MIXED, False)
-    assert standing(decided(replace(old, looking_since=NOW - DAY), reading))[0] is ATTENTION
+    older = replace(old, looking_since=NOW - DAY)
+    assert standing(decided(replace(older, failed_reads=6), reading)) == (WAITING, Reason.ITEMS_MIXED, False)
+    assert standing(decided(older, reading))[0] is ATTENTION
 
 
 @pytest.mark.parametrize(("reading", "problem"), NOT_ANSWERED)
@@ -272,7 +274,7 @@ def test_an_oms_that_does_not_answer_never_makes_it_a_persons_matter(reading: Re
 def test_a_closed_or_held_case_stays_as_it_is_and_is_given_up_on_in_the_end(
     case: Case, reading: Reading, problem: str
 ) -> None:
-    verdict = decided(replace(case, looking_since=NOW - DAY), reading)
+    verdict = decided(replace(case, looking_since=NOW - DAY, failed_reads=7), reading)
     assert standing(verdict) == (case.state, case.reason, case.held)
     assert (verdict.next_look_at, verdict.case.looking_since) == (None, None)
 
@@ -397,6 +399,14 @@ def test_a_package_that_is_not_ours_is_skipped_until_it_is(facts: dict[str, str]
     assert (verdict.next_look_at, verdict.case.packed_since) == (None, NOW - SECOND)
     assert (verdict.case.looking_since, verdict.case.looks) == (None, 0)
     assert decided(verdict.case, a_snapshot(facts=facts)).command == COMMAND
+
+
+def test_grace_begins_anew_for_a_package_that_was_not_ours_before() -> None:
+    """Nobody looks at it meanwhile: it may have left Packed and come back."""
+    skipped = aged(DAY, state=SKIPPED, reason=Reason.RULE)
+    ours = decided(skipped, a_snapshot(), settings=some_settings(grace=HOUR))
+    assert (standing(ours), ours.next_look_at) == ((WAITING, Reason.GRACE, False), NOW + HOUR)
+    assert decided(ours.case, a_snapshot(), settings=some_settings(grace=HOUR), now=NOW + HOUR).command == COMMAND
 
 
 def test_the_first_check_that_fails_gives_the_reason() -> None:
@@ -588,9 +598,6 @@ def test_a_waiting_package_is_polled_more_and_more_rarely(age: timedelta, looks:
         (MIXED, {}, DAY - SECOND, (WAITING, Reason.ITEMS_MIXED, False)),
         (MIXED, {}, DAY, (ATTENTION, Reason.ITEMS_MIXED, False)),
         (a_snapshot(items=None), {}, DAY - SECOND, (WAITING, Reason.NO_ITEMS, False)),
-        (a_snapshot(items=None), {}, DAY, (ATTENTION, Reason.BAD_SHAPE, True)),
-        (a_snapshot(ORDER_SHIPPED), {}, DAY, (ATTENTION, Reason.BAD_SHAPE, True)),
-        (a_snapshot(), {"rules": SKIP_B2B}, DAY, (ATTENTION, Reason.BAD_SHAPE, True)),
         (a_snapshot(), {"grace": 9 * DAY}, DAY, (WAITING, Reason.GRACE, False)),
         (a_snapshot(), {"live": False}, 9 * DAY, (WOULD_SHIP, None, False)),
     ],
@@ -602,6 +609,24 @@ def test_what_waits_too_long_needs_a_person(
     assert standing(verdict) == expected
     assert (verdict.next_look_at is None) == verdict.case.held
     assert all(note.text for note in verdict.notes)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "changes", "reason"),
+    [
+        (a_snapshot(items=None), {}, Reason.NO_ITEMS),
+        (a_snapshot(ORDER_SHIPPED), {}, Reason.WRONG_ENUM_CLASS),
+        (a_snapshot(), {"rules": SKIP_B2B}, Reason.RULE_FIELD_MISSING),
+    ],
+)
+def test_what_cannot_be_judged_for_a_day_is_left_to_a_person_by_the_second_look_that_finds_it(
+    snapshot: PackageSnapshot, changes: dict[str, Any], reason: Reason
+) -> None:
+    mixed = aged(DAY, state=ATTENTION, reason=Reason.ITEMS_MIXED)
+    first = decided(mixed, snapshot, settings=some_settings(**changes))
+    assert standing(first) == (WAITING, reason, False)
+    second = decided(first.case, snapshot, settings=some_settings(**changes))
+    assert (standing(second), second.next_look_at) == ((ATTENTION, Reason.BAD_SHAPE, True), None)
 
 
 def test_a_short_retry_age_makes_no_unpacked_package_a_persons_matter() -> None:
@@ -659,7 +684,7 @@ def test_a_state_of_another_enumeration_moves_no_closed_case_and_no_open_attempt
 
 
 def test_an_open_attempt_that_no_read_can_settle_for_a_day_needs_a_person() -> None:
-    case = aged(DAY, state=SHIPPING, reason=Reason.CONFIRMING)
+    case = aged(DAY, state=SHIPPING, reason=Reason.CONFIRMING, failed_reads=7)
     verdict = decided(case, a_snapshot(ORDER_SHIPPED), an_attempt())
     assert standing(verdict) == (ATTENTION, Reason.BAD_SHAPE, True)
 
@@ -799,14 +824,22 @@ def test_after_a_command_that_may_still_be_under_way_the_next_one_waits_for_as_l
     assert verdict.case.command_not_before == NOW + wait
 
 
-@pytest.mark.parametrize(("refusals", "age", "tries"), [(7, MINUTE, 8), (0, DAY, 1)])
+@pytest.mark.parametrize(("refusals", "age", "tries"), [(7, MINUTE, 8), (1, DAY, 2)])
 def test_refused_as_often_or_as_long_as_we_try_it_needs_a_person(refusals: int, age: timedelta, tries: int) -> None:
     case = aged(age, state=SHIPPING, reason=Reason.CONFIRMING, refusals=refusals)
-    verdict = decided(case, None, an_attempt(Outcome.REFUSED))
+    first = an_attempt(Outcome.REFUSED, ago=age, resolution=NOT_APPLIED)
+    verdict = decided(case, None, first, an_attempt(Outcome.REFUSED))
     assert standing(verdict) == (ATTENTION, Reason.REFUSED, True)
     assert (verdict.resolution, verdict.next_look_at) == (Resolution.NOT_APPLIED, None)
     said = f"the OMS refused the command; tried {tries} times in this episode"
     assert verdict.notes == (Note("needs_attention/refused", said),)
+
+
+@pytest.mark.parametrize(("age", "ago"), [(9 * DAY, DAY - SECOND), (DAY - SECOND, 9 * DAY)])
+def test_time_before_the_first_command_or_behind_a_brake_ages_no_refusal(age: timedelta, ago: timedelta) -> None:
+    case = aged(age, state=SHIPPING, reason=Reason.CONFIRMING)
+    verdict = decided(case, None, an_attempt(Outcome.REFUSED, ago))
+    assert standing(verdict) == (WAITING, Reason.RETRY_AFTER_REFUSAL, False)
 
 
 def test_accepted_and_still_packed_after_15_minutes_needs_a_person() -> None:
@@ -956,7 +989,7 @@ def test_a_shipped_value_is_learned_from_the_first_read_back_after_a_clean_2xx(
     assert verdict.notes == (Note("shipped", "accepted, then read as PackageStatus 550"),)
 
 
-@pytest.mark.parametrize("value", ["100", "200", "400", "920", "1100"])
+@pytest.mark.parametrize("value", ["100", "150", "200", "300", "400", "920", "1100"])
 def test_a_state_that_is_documented_as_another_one_is_no_proof_that_the_command_was_applied(value: str) -> None:
     elsewhere = a_snapshot(StateValue("PackageStatus", value))
     verdict = decided(UNCONFIRMED, elsewhere, an_attempt())
@@ -966,6 +999,25 @@ def test_a_state_that_is_documented_as_another_one_is_no_proof_that_the_command_
     assert (standing(moved_by_hand), moved_by_hand.resolution) == ((SKIPPED, Reason.LEFT_PACKED, False), NOT_APPLIED)
     moved_on_after_us = decided(UNCONFIRMED, elsewhere, an_attempt(), log=(BY_US,))
     assert (moved_on_after_us.case.state, moved_on_after_us.learned) == (CaseState.SHIPPED, None)
+
+
+@pytest.mark.parametrize(
+    "attempt", [an_attempt(), an_attempt(None), an_attempt(Outcome.AMBIGUOUS, resolution=NOT_APPLIED)]
+)
+def test_another_packed_status_under_a_command_proves_nothing_about_a_package_that_did_not_move(
+    attempt: Attempt,
+) -> None:
+    renamed = some_settings(packed_status="600", shipped_statuses=frozenset({"500"}))
+    verdict = decided(UNCONFIRMED, a_snapshot(), attempt, settings=renamed)
+    assert standing(verdict) == standing(Verdict(case=UNCONFIRMED))
+    assert "PACKED_STATUS was changed" in (verdict.case.read_problem or "")
+    assert (verdict.case.packed_since, verdict.resolution) == (UNCONFIRMED.packed_since, None)
+    assert decided(verdict.case, a_snapshot(), attempt).case.read_problem is None
+
+
+def test_another_packed_status_before_any_command_ends_the_stay() -> None:
+    verdict = decided(a_case(), a_snapshot(), settings=some_settings(packed_status="600"))
+    assert standing(verdict) == (SKIPPED, Reason.LEFT_PACKED, False)
 
 
 def test_a_state_that_an_operator_configured_as_shipped_is_believed() -> None:
@@ -1180,6 +1232,7 @@ def test_a_package_dismissed_before_it_was_packed_stays_dismissed_in_its_first_e
     assert (verdict.command, verdict.next_look_at) == (None, None)
 
 
+LEFT_AT = NOW - MINUTE
 REPACKED = (a_move(11, READY, PACKED), a_move(10, PACKED, READY))
 
 
@@ -1218,17 +1271,15 @@ def test_a_log_that_shows_no_newer_entry_leaves_it_to_a_second_read(
     assert verdict.notes == ()
 
 
-@pytest.mark.parametrize(
-    ("transition", "entered", "episode"),
-    [(None, None, 1), (None, NOW, 1), (None, NOW + SECOND, 2), ("77", NOW, 1), ("12", None, 2)],
-)
-def test_a_logged_entry_counts_only_if_it_came_after_our_commands(
-    transition: str | None, entered: datetime | None, episode: int
+@pytest.mark.parametrize("sent", [(), (an_attempt(ago=2 * MINUTE, resolution=Resolution.APPLIED),)])
+@pytest.mark.parametrize(("entered", "episode"), [(None, 1), (LEFT_AT + 5 * SECOND, 1), (LEFT_AT + 6 * SECOND, 2)])
+@pytest.mark.parametrize("transition", [None, "12", "77"])
+def test_a_logged_entry_counts_only_if_it_came_after_the_package_was_read_outside_packed(
+    transition: str | None, entered: datetime | None, episode: int, sent: tuple[Attempt, ...]
 ) -> None:
-    """Log and read may lag together: both then show a time before our command, when it was unpacked and packed."""
+    """Log and read may lag together, and then show an earlier time, when it had been moved back into Packed once."""
     log = (replace(REPACKED[0], at=entered), a_move(10, PACKED, READY, transition))
-    sent = an_attempt(ago=5 * SECOND, resolution=Resolution.APPLIED)
-    assert decided(a_left_case(state=CaseState.SHIPPED), None, sent, log=log).case.episode == episode
+    assert decided(a_left_case(state=CaseState.SHIPPED), None, *sent, log=log).case.episode == episode
 
 
 def test_a_package_read_as_shipped_by_others_needs_two_reads_to_be_packed() -> None:
@@ -1238,6 +1289,14 @@ def test_a_package_read_as_shipped_by_others_needs_two_reads_to_be_packed() -> N
     assert (once.command, once.case.episode, wait_of(once)) == (None, 0, 30 * SECOND)
     again = decided(once.case, a_snapshot(), now=NOW + 30 * SECOND)
     assert (again.command, again.case.episode) == (COMMAND, 1)
+
+
+def test_a_read_outside_packed_in_between_makes_the_next_read_in_packed_a_first_one() -> None:
+    life = Life(case=UNCONFIRMED, attempts=(an_attempt(Outcome.AMBIGUOUS),), commands=[(1, Ambiguous("ReadTimeout"))])
+    for reading in (a_snapshot(SHIPPED), a_snapshot(), a_snapshot(SHIPPED), a_snapshot()):
+        life.now += 40 * SECOND
+        life.look(reading)
+    assert (life.case.reason, life.case.episode, life.case.repacked_at) == (Reason.OUTCOME_UNKNOWN, 1, life.now)
 
 
 @pytest.mark.parametrize(("since", "episode"), [(29 * SECOND, 1), (30 * SECOND, 2), (DAY, 2)])
@@ -1597,5 +1656,7 @@ def test_a_package_that_is_shipped_taken_back_and_packed_again_ships_again() -> 
     by_us = a_move(10, PACKED, SHIPPED, str(COMMAND.transition_id))
     life.look(a_snapshot(), log=(by_us, a_move(9, READY, PACKED)))
     assert [episode for episode, _ in life.commands] == [1]
-    life.look(a_snapshot(), log=(a_move(11, READY, PACKED), by_us, a_move(9, READY, PACKED)))
+    life.now += MINUTE
+    repacked = replace(a_move(11, READY, PACKED), at=life.now)
+    life.look(a_snapshot(), log=(repacked, by_us, a_move(9, READY, PACKED)))
     assert [episode for episode, _ in life.commands] == [1, 2]
