@@ -31,6 +31,7 @@ TIMEOUT_S = 10.0
 STALE_MOST_S = 2.0
 OUTDATED_MOST_S = 25.0
 # An effect of the command is visible to every read 3 × OMS_TIMEOUT_S after the send, or never.
+EARLIER_SHARE = 0.2
 LATE_MOST_S = 3 * TIMEOUT_S - STALE_MOST_S - 0.1
 
 
@@ -41,6 +42,13 @@ class Move:
     at_s: float
     package_id: int
     what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """Before we were there, the package was Packed, shipped by the very transition that we command, and taken back."""
+
+    package_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +134,7 @@ class Disruption:
     frozen_s: float = 0.0
 
 
-Event = Move | Post | Stray | Shown | Outdated | Logged | Answered | Outage | Order | Disruption
+Event = Move | Earlier | Post | Stray | Shown | Outdated | Logged | Answered | Outage | Order | Disruption
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +173,9 @@ def draw(seed: int) -> History:
     events += [_outdated(rng) for _ in range(rng.randint(0, 1))]
     events += [_order(rng, packages) for _ in range(rng.randint(0, 2))]
     events += [_disruption(rng) for _ in range(rng.randint(0, 3))]
+    # Drawn apart, so that all else of a seed's history stays as it was.
+    apart = Random(~seed)
+    events += [Earlier(package_id) for package_id in packages if apart.random() < EARLIER_SHARE]
     return History(
         seed=seed,
         packages=packages,

@@ -15,7 +15,7 @@ from service.oms import Oms
 from service.outcome import Accepted, Ambiguous, Command, CommandAnswer, NotFound, NotSent, ReadFailed, Reading, Refused
 from service.snapshot import Item, Items, LoggedTransition, OfferedCommand, PackageSnapshot
 from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS, StateValue
-from tests.simulation.history import TIMEOUT_S, Answered, Event, History, Logged, Move, Outage, Outdated, Shown
+from tests.simulation.history import TIMEOUT_S, Answered, Earlier, Event, History, Logged, Move, Outage, Outdated, Shown
 from tests.simulation.world import START, World
 
 READY, PACKED, CANCELLED, SHIPPED = "400", "500", "990", "737"
@@ -108,6 +108,12 @@ class SimulatedOms:
                 self._scripts.setdefault((type(one), one.package_id), deque()).append(one)
         for package in self.packages.values():
             self._write(package, READY, (READY, READY), None)
+        for one in history.events:
+            if isinstance(one, Earlier):
+                package = self.packages[one.package_id]
+                self._write(package, PACKED, (PACKED, PACKED), None)
+                self._write(package, SHIPPED, (SHIPPED, SHIPPED), None, str(COMMAND.transition_id))
+                self._write(package, READY, (READY, READY), None)
 
     # People.
 
