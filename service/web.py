@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from flask import Flask, Request, Response, jsonify, request
 from gunicorn.http.errors import ParseException
@@ -123,12 +124,7 @@ def _receiver(config: Config, database: Database, turns: _Turns) -> Callable[[],
             else:
                 receipt = inbox.put_aside(database, read, body)
         _log_receipt(receipt, read.event_type, secret_index)
-        return jsonify(
-            status=receipt.status,
-            event_uuid=receipt.event_uuid,
-            package_id=receipt.package_id,
-            reason=receipt.reason,
-        ), 202
+        return jsonify(asdict(receipt)), 202
 
     return receive
 
@@ -155,9 +151,7 @@ def _body(request: Request) -> bytes:
 def _log_receipt(receipt: Receipt, event_type: str | None, secret_index: int | None) -> None:
     # What is no event type we know may be anything, so it stays out of the log.
     known_type = event_type if event_type in delivery.EVENT_TYPES else None if event_type is None else "other"
-    fields: dict[str, object] = {"event_uuid": receipt.event_uuid, "event_type": known_type}
-    if receipt.status != "quarantined":
-        fields["package_id"] = receipt.package_id
+    fields = {"event_uuid": receipt.event_uuid, "event_type": known_type, "package_id": receipt.package_id}
     _RECEIVED[receipt.status].emit(**fields, reason=receipt.reason, secret_index=secret_index)
 
 
