@@ -57,5 +57,3 @@ class OmsUnreachable(AutoshipError):
 
 class DatabaseUnavailable(AutoshipError):
     """No transaction could be finished: gone, locked or full."""
-
-    exit_code = 4

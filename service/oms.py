@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
@@ -206,7 +206,7 @@ class Oms:
         if not isinstance(items, Items):
             return items
         again = self.read_alone(package_id)
-        return again.with_items(items) if isinstance(again, PackageSnapshot) else again
+        return replace(again, items=items) if isinstance(again, PackageSnapshot) else again
 
     def read_alone(self, package_id: int) -> Reading:
         """The package now, without its items where it does not carry them."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import httpx
 
-TIMEOUT_S = 10.0
+_TIMEOUT_S = 10.0
 
 
 def encode(event_type: str, uuid_hex: str, payload: Mapping[str, object]) -> bytes:
@@ -34,16 +34,14 @@ def headers(
     return {name: value for name, value in made.items() if name.lower() not in taken} | dict(added)
 
 
-def post(
-    url: str, body: bytes, headers: Mapping[str, str], timeout_s: float = TIMEOUT_S, *, follow_redirects: bool = True
-) -> int | None:
+def post(url: str, body: bytes, headers: Mapping[str, str], *, follow_redirects: bool = True) -> int | None:
     """Sends one delivery. The status, or None where no answer came. Follows redirects, as that sender does."""
     try:
         answer = httpx.post(
             url,
             content=body,
             headers=dict(headers),
-            timeout=timeout_s,
+            timeout=_TIMEOUT_S,
             follow_redirects=follow_redirects,
             trust_env=False,
         )

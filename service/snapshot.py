@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -63,10 +63,6 @@ class PackageSnapshot:
     number: str | None = None
     order_number: str | None = None
     facts: Mapping[str, Fact] = field(default_factory=dict)
-
-    def with_items(self, items: Items) -> PackageSnapshot:
-        """The same package with items that were read apart from it."""
-        return replace(self, items=items)
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,12 +138,6 @@ def test_the_packages_own_modification_is_not_that_of_its_state() -> None:
     assert parsed(state=state, modified_date="2021-01-01").modified_at == datetime(2021, 1, 1, tzinfo=UTC)
 
 
-def test_items_read_apart_replace_those_of_the_snapshot_and_nothing_else() -> None:
-    snapshot, items = parsed(number="1"), Items((Item(1, ITEM_PACKED, 73),))
-    assert snapshot.with_items(items) == parsed(number="1", packageitem_set=[an_item()])
-    assert snapshot.items is None
-
-
 @pytest.mark.parametrize("row", [None, [], {}, {"id": "73"}, {"state": {"enum_value": "500"}}])
 def test_a_row_of_the_list_that_names_no_package_is_none(row: object) -> None:
     assert parse_listed(row) is None
