@@ -208,10 +208,7 @@ def sandbox_command(port: int, webhooks_url: str | None, pace_s: float, as_json:
     """
 
     def say(variables: Mapping[str, str]) -> None:
-        if as_json:
-            _print_json(variables)
-        else:
-            click.echo("\n".join(f"{name}={value}" for name, value in variables.items()))
+        _print(variables, "\n".join(f"{name}={value}" for name, value in variables.items()), as_json)
         sys.stdout.flush()
 
     up.refuse_taken_port(port, "--port", "127.0.0.1")
@@ -273,11 +270,7 @@ def shadow_report(context: click.Context, as_json: bool) -> None:
 def config_command(as_json: bool) -> None:
     """Show the effective configuration without secrets."""
     shown = configuration.redacted(_environment())
-    if as_json:
-        _print_json(shown)
-    else:
-        for name, value in shown.items():
-            click.echo(f"{name:<22} {value}".rstrip())
+    _print(shown, "\n".join(f"{name:<22} {value}".rstrip() for name, value in shown.items()), as_json)
 
 
 @main.group("rules", invoke_without_command=True)
@@ -311,11 +304,8 @@ def rules_check(context: click.Context, path: str | None, as_json: bool) -> None
         checked = configuration.load_rules(path)
     except ConfigurationError as problem:
         problems.extend(problem.problems)
-    if as_json:
-        _print_json({"path": path, "rules": len(checked.rules), "problems": problems})
-    else:
-        count = counted(len(checked.rules), "rule")
-        click.echo("\n".join(problems or [f"{path}: {count}, default {checked.default}"]))
+    text = "\n".join(problems) or f"{path}: {counted(len(checked.rules), 'rule')}, default {checked.default}"
+    _print({"path": path, "rules": len(checked.rules), "problems": problems}, text, as_json)
     context.exit(1 if problems else 0)
 
 
@@ -463,10 +453,7 @@ def prune(as_json: bool) -> None:
     """Delete now what is older than RETENTION_DAYS, as a worker does every hour."""
     config, database = _stored()
     deleted = retention.prune(database, config.retention, _pause)
-    if as_json:
-        _print_json(deleted)
-    else:
-        click.echo("\n".join(f"{name:<12} {rows}" for name, rows in deleted.items()))
+    _print(deleted, "\n".join(f"{name:<12} {rows}" for name, rows in deleted.items()), as_json)
 
 
 # Deliveries nobody can work with.
@@ -491,14 +478,10 @@ def quarantine_list(as_json: bool) -> None:
     for row in rows:
         told = {"id": row["delivery_id"], "received_at": explain.instant(row["received_at"])}
         told |= {name: row[name] for name in ("reason", "event_type", "seen", "body_bytes")}
-        if as_json:
-            _print_json(told)
-        else:
-            body = "body not kept" if row["body_bytes"] is None else f"{row['body_bytes']} bytes"
-            at = _local(config.display_tz, told["received_at"])
-            click.echo(
-                f"{row['delivery_id']:>10}  {at}  {row['reason']:<16} {body:<13}  {row['event_type'] or ''}".rstrip()
-            )
+        body = "body not kept" if row["body_bytes"] is None else f"{row['body_bytes']} bytes"
+        at = _local(config.display_tz, told["received_at"])
+        text = f"{row['delivery_id']:>10}  {at}  {row['reason']:<16} {body:<13}  {row['event_type'] or ''}"
+        _print(told, text.rstrip(), as_json)
     click.echo(counted(len(rows), "delivery", "deliveries"), err=True)
 
 
@@ -513,10 +496,7 @@ def quarantine_show(delivery_id: int, as_json: bool) -> None:
     if body is None:
         raise click.ClickException(f"there is no body of a quarantined delivery {delivery_id}")
     click.echo("a webhook's body may hold personal data: keep it to yourself", err=True)
-    if as_json:
-        _print_json({"id": delivery_id, "body": body.decode(errors="replace")})
-    else:
-        click.echo(body)
+    _print({"id": delivery_id, "body": body.decode(errors="replace")}, body, as_json)
 
 
 @quarantine_group.command("retry")
@@ -544,10 +524,8 @@ def sign(file: BinaryIO, url: str | None, as_json: bool) -> None:
     body = file.read()
     headers = sender.headers(_event_type(body), body, next(iter(required.secrets), None), _demanded(required))
     status = None if url is None else sender.post(url, body, headers)
-    if as_json:
-        _print_json({"headers": headers, "answered": status})
-    else:
-        click.echo("\n".join(f"{name}: {value}" for name, value in headers.items()))
+    text = "\n".join(f"{name}: {value}" for name, value in headers.items())
+    _print({"headers": headers, "answered": status}, text, as_json)
     if status is not None:
         click.echo(f"answered {status}", err=True)
     elif url is not None:
@@ -688,10 +666,7 @@ def _ask(what: str, yes: bool) -> None:
 
 
 def _report(package_id: int, acted: Acted, as_json: bool) -> None:
-    if as_json:
-        _print_json({"id": package_id, "done": acted.done, "text": acted.text})
-    else:
-        click.echo(f"{package_id:>10}  {acted.text}")
+    _print({"id": package_id, "done": acted.done, "text": acted.text}, f"{package_id:>10}  {acted.text}", as_json)
 
 
 def _oms(config: Config, database: Database) -> Oms:
@@ -783,6 +758,13 @@ def _told_step(step: Step) -> dict[str, Any]:
 def _say_on_terminal(text: str) -> None:
     if sys.stderr.isatty():
         click.echo(text, err=True)
+
+
+def _print(told: object, text: str | bytes, as_json: bool) -> None:
+    if as_json:
+        _print_json(told)
+    else:
+        click.echo(text)
 
 
 def _print_json(value: object) -> None:
