@@ -556,15 +556,6 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1
     server: _Listener
 
-    def do_GET(self) -> None:
-        self._serve()
-
-    def do_POST(self) -> None:
-        self._serve()
-
-    def do_PATCH(self) -> None:
-        self._serve()
-
     def _serve(self) -> None:
         parts = urlsplit(self.path)
         length = int(self.headers.get("Content-Length") or 0)
@@ -585,6 +576,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.oms.note(request, 0)
             self.close_connection = True
             response(self.connection)
+
+    do_GET = do_POST = do_PATCH = _serve
 
     def _respond(self, response: Response) -> None:
         self.send_response(response.status)
