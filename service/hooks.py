@@ -100,19 +100,12 @@ _HOOK = _HookSchema()
 
 def parse(rows: Iterable[object]) -> tuple[Hook, ...]:
     """The webhooks in the rows of a list; a row that names none is left out."""
-    hooks = []
+    hooks, naming = [], ("id", "target_url", "event_type")
     for row in rows:
         read = _HOOK.read(row)
-        if all(name in read for name in ("id", "target_url", "event_type")):
-            hooks.append(
-                Hook(
-                    read.pop("id"),
-                    read.pop("target_url"),
-                    read.pop("event_type"),
-                    read.pop("is_active", True),
-                    settings=read,
-                )
-            )
+        if all(name in read for name in naming):
+            hook_id, target_url, event_type = map(read.pop, naming)
+            hooks.append(Hook(hook_id, target_url, event_type, read.pop("is_active", True), settings=read))
     return tuple(hooks)
 
 
