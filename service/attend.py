@@ -110,7 +110,8 @@ class Attendant:
         unanswered = next((one for one in attempts if one.outcome is None and one.resolution is None), None)
         if unanswered is not None and began_at < unanswered.deadline_at:
             # Another process may still be sending this very command.
-            self._give_back(claimed, Verdict(case=case, next_look_at=unanswered.deadline_at))
+            with self.database.transaction() as transaction:
+                _release(transaction, claimed, Verdict(case=case, next_look_at=unanswered.deadline_at))
             return
         reading = self.oms.read(case.package_id)
         read_ended = self.monotonic()
@@ -120,10 +121,6 @@ class Attendant:
         send = self._decide(claimed, reading, log, read_ended)
         if send is not None:
             self._send(claimed, send)
-
-    def _give_back(self, claimed: Claim, verdict: Verdict) -> None:
-        with self.database.transaction() as transaction:
-            _release(transaction, claimed, verdict)
 
     def _decide(
         self,
@@ -173,9 +170,7 @@ class Attendant:
             log=log,
         )
         state = reading.state if isinstance(reading, PackageSnapshot) else None
-        if state is None or is_packed(state, settings):
-            return view
-        if policy.is_confirmed(state, claimed.attempts, settings):
+        if state is None or is_packed(state, settings) or policy.is_confirmed(state, claimed.attempts, settings):
             return view
         sent_at = journal.last_send(claimed.attempts)
         shipped, cancelled = inbox.signed_events(transaction, claimed.case.package_id, sent_at, state.value)
