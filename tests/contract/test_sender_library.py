@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,6 +22,7 @@ from service.web import create_app
 from tests.conftest import MINIMAL, SECRET, locked
 from tests.contract.conftest import URL, Whisperer
 from tests.processes import web_process
+from tests.recorder import Recorder, recording
 from tests.samples import sample
 
 PACKED = {"enum_class": "PackageStatus", "enum_value": "500"}
@@ -208,7 +207,7 @@ def test_our_own_sender_puts_the_same_bytes_on_the_wire(
     event, _ = whisperer.deliver(hook, PACKAGE)
     body = sender.encode(hook.event_type, event.uuid.hex, PACKAGE)
     assert sender.post(recorder.url, body, sender.headers(hook.event_type, body, secret, additional)) == 202
-    theirs, ours = recorder.seen
+    theirs, ours = map(_made, recorder.heard)
     assert ours == theirs
     assert event.delivered
 
@@ -232,34 +231,13 @@ def test_over_real_http_the_real_process_accepts_what_the_library_posts(
 _THE_CLIENTS_OWN = {"host", "user-agent", "accept", "accept-encoding", "connection"}
 
 
-class Recorder:
-    """A server on loopback that keeps each request's headers, without the HTTP client's own, and its body."""
-
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}/"
-        self.seen: list[tuple[list[tuple[str, str]], bytes]] = []
-
-    def keep(self, headers: list[tuple[str, str]], body: bytes) -> None:
-        named = [(name.lower(), value) for name, value in headers]
-        self.seen.append((sorted(pair for pair in named if pair[0] not in _THE_CLIENTS_OWN), body))
-
-
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            kept.keep(self.headers.items(), self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(202)
-            self.end_headers()
+    with recording(202) as recorder:
+        yield recorder
 
-        def log_message(self, *_: object) -> None:
-            """What was seen is the log."""
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    kept = Recorder(server.server_address[1])
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield kept
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def _made(heard: tuple[list[tuple[str, str]], bytes]) -> tuple[list[tuple[str, str]], bytes]:
+    """A request without what its HTTP client adds."""
+    headers, body = heard
+    return sorted(pair for pair in headers if pair[0] not in _THE_CLIENTS_OWN), body

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from tests.conftest import MINIMAL, on_sqlite
 from tests.house.events import EVENTS
 from tests.integration.conftest import Clock
 from tests.processes import wait_until, web_process
+from tests.recorder import recording
 
 # Of a library's optional part, which looks for a module that goes away with Python 3.13.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -399,31 +399,19 @@ def test_what_apprise_cannot_send_to_is_refused_at_the_start_and_not_quoted(
 def test_the_web_process_tells_a_real_target_and_refuses_one_it_does_not_know(
     database: Database, database_url: str, tmp_path: Path
 ) -> None:
-    heard: list[dict[str, Any]] = []
-
-    class Target(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
     with database.transaction() as transaction:
         worklist.put_in_backlog(transaction, 73)
         transaction.execute(sa.update(packages).values(number="canary"))
     variables = {**MINIMAL, "DATABASE_URL": database_url}
     refused = commands.autoship("web", cwd=tmp_path, **variables, ALERT_URLS="canary://canary")
     assert (refused.code, refused.err) == (2, "autoship: ALERT_URLS: Apprise cannot send to entry 1\n")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Target) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"json://user:canary@127.0.0.1:{server.server_port}/canary"
+    with recording() as target:
+        url = target.url.replace("http://", "json://user:canary@") + "/canary"
         with web_process({**variables, "ALERT_URLS": url}, tmp_path):
-            wait_until(lambda: heard)
-        server.shutdown()
-    assert heard[0]["title"] == f"Autoship: {ALERTS['backlog'].title}"
-    assert "canary" not in json.dumps(heard) + "".join(path.read_text() for path in tmp_path.glob("web.*"))
+            wait_until(lambda: target.heard)
+    bodies = [body.decode() for _, body in target.heard]
+    assert json.loads(bodies[0])["title"] == f"Autoship: {ALERTS['backlog'].title}"
+    assert "canary" not in "".join([*bodies, *(path.read_text() for path in tmp_path.glob("web.*"))])
 
 
 def test_a_sandbox_alerts_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

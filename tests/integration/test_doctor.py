@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -20,6 +19,7 @@ from service.sandbox import Request, Response
 from tests.commands import Autoship, Ended
 from tests.conftest import MINIMAL, on_postgresql, on_sqlite
 from tests.oms_faults import Fault, FaultyOms, Outcome, answers, html, resets, sends, shows, truncated, words
+from tests.recorder import recording
 
 CANARIES = ("token-canary", "secret-canary", "pass-canary", "header-canary", "Zeynep", "words-canary")
 NOT_SEEN = "not checked"
@@ -320,32 +320,6 @@ def test_worker_that_has_not_been_seen_lately_is_found(
     database.dispose()
 
 
-@pytest.fixture
-def public() -> Iterator[Callable[[int], str]]:
-    """Something at PUBLIC_URL that answers every POST with this status."""
-    servers: list[ThreadingHTTPServer] = []
-
-    def start(status: int) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.send_response(status)
-                self.send_header("Location", "/elsewhere")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Nobody reads it."""
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
 @on_sqlite
 @pytest.mark.parametrize(
     ("status", "found"),
@@ -359,10 +333,11 @@ def public() -> Iterator[Callable[[int], str]]:
     ],
 )
 def test_public_url_must_refuse_what_is_not_signed_and_must_not_redirect(
-    examined: Callable[..., Ended], public: Callable[[int], str], status: int | None, found: str
+    examined: Callable[..., Ended], status: int | None, found: str
 ) -> None:
-    url = MINIMAL["OMS_BASE_URL"] if status is None else public(status)
-    told = {one["name"]: one for one in examined("--json", PUBLIC_URL=url).told}["public_url"]
+    with recording(status or 200, Location="/elsewhere") as public:
+        url = MINIMAL["OMS_BASE_URL"] if status is None else public.url
+        told = {one["name"]: one for one in examined("--json", PUBLIC_URL=url).told}["public_url"]
     assert (f"{told['verdict']}: {told['what']}" if told["verdict"] != "ok" else "") == found
 
 

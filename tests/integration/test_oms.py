@@ -9,8 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +47,7 @@ from tests.oms_faults import (
     shows,
     truncated,
 )
+from tests.recorder import Recorder, recording
 
 TIMEOUT_S = 10.0
 IMPATIENT_S = 0.3
@@ -101,49 +100,10 @@ def refusing_port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-@dataclass
-class Recorder:
-    """A server that keeps each request's headers and gives the same answer to all."""
-
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytes = b"{}"
-
-    def __post_init__(self) -> None:
-        self.heard: list[dict[str, str]] = []
-        recorder = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                recorder.heard.append({name.lower(): value for name, value in self.headers.items()})
-                self.send_response(recorder.status)
-                for name, value in recorder.headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(recorder.body)))
-                self.end_headers()
-                self.wfile.write(recorder.body)
-
-            def log_message(self, *_: object) -> None:
-                """Nothing to say."""
-
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    yield recorder
-    recorder.stop()
+    with recording() as recorder:
+        yield recorder
 
 
 # Signed by nobody but itself; made for this test and good for nothing else.
@@ -386,7 +346,7 @@ def test_each_request_carries_the_token_asks_for_no_compression_and_keeps_no_coo
     oms.read(73)
     oms.read(73)
     oms.close()
-    for heard in recorder.heard:
+    for heard in (dict(headers) for headers, _ in recorder.heard):
         assert heard["authorization"] == f"Bearer {TOKEN}"
         assert heard["accept-encoding"] == "identity"
         assert heard["content-type"] == "application/json"
