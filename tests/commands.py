@@ -114,7 +114,7 @@ def running(
 def eventually(look: Callable[[], T | None], otherwise: Callable[[], str], every_s: float = 0.05) -> T:
     """What `look` finds as soon as it finds something."""
     deadline = time.monotonic() + PATIENCE_S
-    while (found := look()) is None:
+    while not (found := look()):
         assert time.monotonic() < deadline, otherwise()
         time.sleep(every_s)
     return found

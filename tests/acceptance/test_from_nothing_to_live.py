@@ -37,9 +37,9 @@ class Newcomer:
         """Asks the doctor until nothing else is amiss: a worker needs a moment to be seen."""
         last: list[Ended] = []
 
-        def look() -> bool | None:
+        def look() -> bool:
             last[:] = [self.run("doctor", "--json")]
-            return unsettled(last[0]) == but or None
+            return unsettled(last[0]) == but
 
         eventually(look, lambda: str(last), every_s=1.0)
 

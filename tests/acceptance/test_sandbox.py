@@ -44,7 +44,7 @@ class Place:
 
     def wait_until_settled(self) -> None:
         eventually(
-            lambda: self.packages() == sandbox.SAMPLE_ENDS or None,
+            lambda: self.packages() == sandbox.SAMPLE_ENDS,
             lambda: f"{self.packages()} {self.up.told()}",
             every_s=2.0,
         )
@@ -106,12 +106,12 @@ def test_second_up_on_a_taken_port_says_so_and_leaves_the_first_alone(place: Pla
 
 @pytest.mark.parametrize("name", ["web", "worker"])
 def test_child_that_was_killed_is_started_again(place: Place, name: str) -> None:
-    eventually(lambda: place.answers() or None, place.up.told)
+    eventually(lambda: place.answers(), place.up.told)
     old = eventually(lambda: place.child(name), place.up.told)
     os.kill(old, signal.SIGKILL)
     new = eventually(lambda: place.child(name), place.up.told)
     assert new != old
-    eventually(lambda: place.answers() or None, place.up.told)
+    eventually(lambda: place.answers(), place.up.told)
     restarted = [json.loads(line) for line in place.up.out if "process.restarted" in line]
     assert {"process": name, "exit_code": -signal.SIGKILL} in [
         {key: line[key] for key in ("process", "exit_code")} for line in restarted
@@ -130,7 +130,7 @@ def test_terminal_shows_readable_lines_then_a_summary_and_ctrl_c_ends_all(tmp_pa
     reader = threading.Thread(target=_read_terminal, args=(master, shown), daemon=True)
     reader.start()
     try:
-        eventually(lambda: "Try in another terminal" in "".join(shown) or None, lambda: "".join(shown))
+        eventually(lambda: "Try in another terminal" in "".join(shown), lambda: "".join(shown))
         family = commands.family(process.pid)
         os.write(master, b"\x03")
         assert process.wait(10) == 0

@@ -81,10 +81,10 @@ def test_the_quick_start_works_as_it_stands_and_the_first_package_ships_within_a
     reader = Reader(home, bare_environment() | found_at | path)
     began = time.monotonic()
     with reader.leaves_running() as screen:
-        eventually(lambda: '"event": "package.shipped"' in screen() or None, screen)
+        eventually(lambda: '"event": "package.shipped"' in screen(), screen)
         took_s = time.monotonic() - began
         ends = ('"package.shipped", "package_id": 73', '"package.waiting", "package_id": 79')
-        eventually(lambda: all(end in screen() for end in ends) or None, screen)
+        eventually(lambda: all(end in screen() for end in ends), screen)
         told = reader.types()
     assert "Package 73: shipped" in told
     assert "Package 79: waiting / items_mixed" in told
@@ -104,16 +104,16 @@ def _follow_with_an_oms(reader: Reader, port: str) -> None:
             oms.create(package_id, state=sandbox.PACKED, items=[sandbox.PACKED])
         reader.types(lambda block: _fill_in(block, own))
         with reader.leaves_running() as screen:
-            eventually(lambda: screen().count('"event": "package.would_ship"') >= 2 or None, screen)
+            eventually(lambda: screen().count('"event": "package.would_ship"') >= 2, screen)
             told = reader.types()
             assert told.count("would_ship") == 2
         assert oms.applied == []
         with reader.leaves_running() as screen:
-            eventually(lambda: '"event": "worker.started"' in screen() or None, screen)
+            eventually(lambda: '"event": "worker.started"' in screen(), screen)
             oms.start(f"http://127.0.0.1:{port}/webhooks/oms/packages")
             oms.create(103)
             oms.pack(103)
-            eventually(lambda: oms.shipped_by_command(103) or None, screen)
+            eventually(lambda: oms.shipped_by_command(103), screen)
         oms.stop()
 
 

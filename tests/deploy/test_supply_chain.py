@@ -103,7 +103,7 @@ def test_both_install_and_ship_where_there_is_no_checkout(made: Path, without_au
         up = subprocess.Popen(["autoship", "up", "--sandbox"], cwd=place.app, env=variables, stdout=log, stderr=log)
         try:
             told: Callable[[], str] = (place.app / "log").read_text
-            eventually(lambda: '"package.shipped"' in told() or None, told)
+            eventually(lambda: '"package.shipped"' in told(), told)
             up.terminate()
             assert up.wait(12) == 0
         finally:

@@ -564,9 +564,7 @@ def test_signal_to_what_is_still_being_imported_ends_it_as_later(
     telling = variables | {"PYTHONPROFILEIMPORTTIME": "1"}
     with commands.running(name, cwd=tmp_path, variables=telling) as process:
         imported = re.compile(rf"import time: .* {re.escape(imports)}")
-        commands.eventually(
-            lambda: any(map(imported.fullmatch, process.err[-500:])) or None, process.told, every_s=0.001
-        )
+        commands.eventually(lambda: any(map(imported.fullmatch, process.err[-500:])), process.told, every_s=0.001)
         assert process.end(signum) == code
         assert not [line for line in process.err if "Traceback" in line or "interrupted" in line]
 
