@@ -221,12 +221,7 @@ class Attendant:
         if not worklist.renew(transaction, claimed, case, self.lease):
             raise _LeaseLost
         attempt = journal.open_attempt(
-            transaction,
-            case.package_id,
-            case.episode,
-            claimed.fence,
-            command,
-            self.settings.oms_timeout + _ANSWER_MARGIN,
+            transaction, case, claimed.fence, command, self.settings.oms_timeout + _ANSWER_MARGIN
         )
         if attempt is None:
             raise _LeaseLost

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from service.case import Attempt, CaseState, Note, Outcome, Resolution
+from service.case import Attempt, Case, CaseState, Note, Outcome, Resolution
 from service.database import Transaction, attempts, learned_shipped, timeline
 from service.outcome import Accepted, Command, CommandAnswer, Refused, Unauthorised
 
@@ -65,13 +65,13 @@ def of_episode(rows: Iterable[sa.RowMapping], package_id: int, episode: int) -> 
 
 
 def open_attempt(
-    transaction: Transaction, package_id: int, episode: int, fence: int, command: Command, deadline: timedelta
+    transaction: Transaction, case: Case, fence: int, command: Command, deadline: timedelta
 ) -> Attempt | None:
-    """The row of an attempt that is about to be sent, or None where one of this episode is open already."""
+    """The row of an attempt that is about to be sent, or None where one of the case's episode is open already."""
     now = transaction.now
     row = {
-        "package_id": package_id,
-        "episode": episode,
+        "package_id": case.package_id,
+        "episode": case.episode,
         "fence": fence,
         "transition_id": command.transition_id,
         "slug": command.slug,

@@ -16,7 +16,7 @@ import pytest
 
 from service import attend, brakes, inbox, journal, operator, worklist
 from service.brakes import Operation
-from service.case import Note
+from service.case import Case, Note
 from service.delivery import Delivery
 from service.oms import FIRST_BYTE_WITHIN_S, Oms
 from service.outcome import Command, Throttled, Unauthorised
@@ -366,7 +366,7 @@ def test_every_permutation_of_the_deliveries_ends_in_the_same_outcome(
 
 def another_attempt(floor: Floor) -> None:
     with floor.store.transaction() as transaction:
-        journal.open_attempt(transaction, 73, 1, 0, Command(12, None), SECOND)
+        journal.open_attempt(transaction, Case(package_id=73, episode=1), 0, Command(12, None), SECOND)
 
 
 def note(floor: Floor, answer: Throttled | Unauthorised) -> None:

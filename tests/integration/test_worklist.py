@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from service import brakes, journal, worklist
 from service.brakes import Operation
-from service.case import CaseState, Reason
+from service.case import Case, CaseState, Reason
 from service.database import Database, login, sweep, workers
 from service.database import brakes as brakes_table
 from service.outcome import (
@@ -200,7 +200,7 @@ def test_after_a_clock_was_set_back_everything_is_due_as_soon_as_before(store: D
         brakes.note_answer(transaction, 75, Operation.READ, Throttled(timedelta(minutes=15)))
         worker = {"worker": "w", "version": "1", "started_at": clock.now, "seen_at": clock.now}
         transaction.execute(sa.insert(workers).values(worker))
-        journal.open_attempt(transaction, 74, 1, 1, Command(12, None), timedelta(seconds=12))
+        journal.open_attempt(transaction, Case(package_id=74, episode=1), 1, Command(12, None), timedelta(seconds=12))
         assert worklist.follow_clock(transaction) is None
     clock.turn(-timedelta(days=1))
     with store.transaction() as transaction:
@@ -256,12 +256,11 @@ def test_asking_an_idle_database_for_work_is_one_statement_that_locks_nothing(st
 
 
 def test_a_second_attempt_of_an_episode_is_not_opened_while_one_is_open(store: Database) -> None:
-    command = Command(12, None)
+    case, sending = Case(package_id=73, episode=1), (1, Command(12, None), timedelta(seconds=12))
     with store.transaction() as transaction:
-        first = journal.open_attempt(transaction, 73, 1, 1, command, timedelta(seconds=12))
-        assert first is not None
-        assert journal.open_attempt(transaction, 73, 1, 1, command, timedelta(seconds=12)) is None
-        assert journal.open_attempt(transaction, 73, 2, 1, command, timedelta(seconds=12)) is not None
+        assert journal.open_attempt(transaction, case, *sending) is not None
+        assert journal.open_attempt(transaction, case, *sending) is None
+        assert journal.open_attempt(transaction, replace(case, episode=2), *sending) is not None
 
 
 def test_behind_an_open_breaker_one_probe_at_a_time_is_admitted(store: Database, clock: Clock) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql.visitors import ExternallyTraversible, replacement_traverse
 
 from service import inbox, journal, policy, worklist
-from service.case import Attempt
+from service.case import Attempt, Case
 from service.database import Transaction, attempts, packages
 from service.outcome import Accepted, Ambiguous, Command, CommandAnswer, NotSent
 from service.policy import Verdict, View
@@ -130,9 +130,9 @@ def _any_fence(element: ExternallyTraversible, **_: Any) -> ExternallyTraversibl
 
 
 def _opened_regardless(
-    transaction: Transaction, package_id: int, episode: int, fence: int, command: Command, deadline: timedelta
+    transaction: Transaction, case: Case, fence: int, command: Command, deadline: timedelta
 ) -> Attempt:
-    row: dict[str, Any] = {"package_id": package_id, "episode": episode, "fence": fence}
+    row: dict[str, Any] = {"package_id": case.package_id, "episode": case.episode, "fence": fence}
     row |= {"transition_id": command.transition_id}
     row |= {"started_at": transaction.now, "deadline_at": transaction.now + deadline}
     opened = transaction.execute(sa.insert(attempts).values(row).returning(attempts)).mappings().one()
