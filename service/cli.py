@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -121,25 +121,12 @@ def main() -> None:
     """Ships fully packed Akinon OMS packages, once, and says why when it does not."""
 
 
-def _json_option(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-
-
 _PACKAGE_ID = click.IntRange(1, MAX_ID)
 _REASON = click.Choice([reason.value for reason in Reason])
-
-
-def _reason_option(command: Callable[..., None]) -> Callable[..., None]:
-    option = click.option("--reason", type=_REASON, metavar="REASON", help="All that have this reason.")
-    return option(command)
-
-
-def _why_option(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option("--why", default="", help="Kept in the timeline.")(command)
-
-
-def _yes_option(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option("--yes", is_flag=True, help="Do not ask.")(command)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_reason_option = click.option("--reason", type=_REASON, metavar="REASON", help="All that have this reason.")
+_why_option = click.option("--why", default="", help="Kept in the timeline.")
+_yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 # The processes.
