@@ -21,6 +21,7 @@ from service.sandbox import Request, Response
 from service.sweep import Sweeper
 from service.web import create_app
 from tests.conftest import MINIMAL, a_document, deliver
+from tests.integration.conftest import Clock
 from tests.oms_faults import FaultyOms, Outcome, words
 
 TOKEN = "a-long-token-for-tests"
@@ -31,16 +32,6 @@ SETTINGS = {"ADMIN_TOKEN": TOKEN, "COMMAND_MAX_ATTEMPTS": "2", "SHIP_SLUG": "shi
 QUICK = {"SETTLE_S": "0.2", "RETRY_BASE_S": "0.2", "SWEEP_INTERVAL_S": "0"}
 
 Event = tuple[datetime, Callable[[], object]]
-
-
-class Clock:
-    """The time of the played day."""
-
-    def __init__(self, now: datetime) -> None:
-        self.now = now
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 @dataclass

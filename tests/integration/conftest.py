@@ -18,11 +18,11 @@ from tests.conftest import MINIMAL
 from tests.oms_faults import FaultyOms
 
 
+@dataclass
 class Clock:
     """A machine clock that stands still until it is turned."""
 
-    def __init__(self) -> None:
-        self.now = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+    now: datetime = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
     def __call__(self) -> datetime:
         return self.now
