@@ -215,19 +215,15 @@ def after_command(view: View, attempt: Attempt, answer: CommandAnswer) -> tuple[
         case Refused():
             return _unconfirmed(view, Reason.CONFIRMING), replace(attempt, outcome=Outcome.REFUSED)
         case Unauthorised():
-            answered = replace(attempt, outcome=Outcome.UNAUTHORISED)
             if answer.status == 403:
-                return _unconfirmed(view, Reason.CONFIRMING), answered
-            return _not_applied_by_brake(view, settings.retry_base), _unapplied(answered)
+                return _unconfirmed(view, Reason.CONFIRMING), replace(attempt, outcome=Outcome.UNAUTHORISED)
+            return _braked_by_answer(view, attempt, Outcome.UNAUTHORISED, settings.retry_base)
         case Throttled():
-            answered = replace(attempt, outcome=Outcome.THROTTLED)
-            return _not_applied_by_brake(view, answer.retry_after), _unapplied(answered)
+            return _braked_by_answer(view, attempt, Outcome.THROTTLED, answer.retry_after)
         case Misconfigured():
-            answered = replace(attempt, outcome=Outcome.MISCONFIGURED)
-            return _not_applied_by_brake(view, settings.retry_base), _unapplied(answered)
+            return _braked_by_answer(view, attempt, Outcome.MISCONFIGURED, settings.retry_base)
         case NotSent():  # pragma: no branch - mypy proves that there is no other
-            answered = replace(attempt, outcome=Outcome.NOT_SENT)
-            return _not_applied_by_brake(view, _backoff(view, view.case.looks)), _unapplied(answered)
+            return _braked_by_answer(view, attempt, Outcome.NOT_SENT, _backoff(view, view.case.looks))
 
 
 def braked(view: View, cause: str, notes: tuple[Note, ...] = ()) -> Verdict:
@@ -671,14 +667,11 @@ def _unconfirmed(view: View, reason: Reason) -> Verdict:
     return Verdict(case=case, next_look_at=view.now + view.settings.settle)
 
 
-def _not_applied_by_brake(view: View, delay: timedelta) -> Verdict:
+def _braked_by_answer(view: View, attempt: Attempt, told: Outcome, delay: timedelta) -> tuple[Verdict, Attempt]:
     again = view.now + delay
     case = replace(view.case, state=CaseState.WAITING, reason=Reason.BRAKE, command_not_before=again)
-    return Verdict(case=case, next_look_at=again)
-
-
-def _unapplied(attempt: Attempt) -> Attempt:
-    return replace(attempt, resolution=Resolution.NOT_APPLIED)
+    settled = replace(attempt, outcome=told, resolution=Resolution.NOT_APPLIED)
+    return Verdict(case=case, next_look_at=again), settled
 
 
 def _notes(before: Case, after: Case, text: str) -> tuple[Note, ...]:
