@@ -78,12 +78,11 @@ def hint(transaction: Transaction, package_id: int, source: str) -> None:
 def hinting(
     database: Database,
     package_id: sa.ColumnElement[int],
-    source: str,
     now: sa.ColumnElement[datetime],
     where: sa.ColumnElement[bool],
 ) -> sa.CTE:
-    """The same as `hint`, as a part of a statement of PostgreSQL. Whoever runs that must wake workers."""
-    constants = _HINTED | {"first_hint": source}
+    """A webhook's `hint`, as a part of a statement of PostgreSQL. Whoever runs that must wake workers."""
+    constants = _HINTED | {"first_hint": "webhook"}
     row: dict[str, sa.ColumnElement[Any]] = {"package_id": package_id} | dict.fromkeys(_HINTED_AT, now)
     row |= {name: sa.literal(value, packages.c[name].type) for name, value in constants.items()}
     found = sa.select(*(value.label(name) for name, value in row.items())).where(where)
@@ -94,10 +93,8 @@ def put_in_backlog(transaction: Transaction, package_id: int) -> None:
     """A package that no webhook announced waits for `sweep --adopt`, or for its webhook."""
     now = transaction.now
     row = {"package_id": package_id, "first_hint": "sweep", "created_at": now, "changed_at": now}
-    insert = transaction.database.insert(packages).values(
-        **row, state=CaseState.WAITING, reason=Reason.BACKLOG_TO_CONFIRM, hint_seq=0, hinted=False
-    )
-    transaction.execute(insert.on_conflict_do_nothing())
+    row |= {"state": CaseState.WAITING, "reason": Reason.BACKLOG_TO_CONFIRM}
+    transaction.execute(transaction.database.insert(packages).values(row).on_conflict_do_nothing())
 
 
 def count_backlog(transaction: Transaction) -> int:
