@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -100,7 +99,7 @@ def report(database: Database, settings: Settings) -> list[Compared]:
     found: list[Compared] = []
     with database.reading() as transaction:
         shipped_values = settings.shipped_statuses or journal.shipped_values_learned(transaction)
-        for package_id, rows in groupby(transaction.execute(query).mappings(), itemgetter("package_id")):
+        for package_id, rows in groupby(transaction.execute(query).mappings(), lambda row: row["package_id"]):
             history = list(rows)
             entries = (Entry(row["at"], row["kind"], row["text"]) for row in history)
             found += compare(package_id, entries, last_seen_shipped=history[0]["state_value"] in shipped_values)

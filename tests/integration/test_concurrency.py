@@ -198,9 +198,9 @@ def test_a_recheck_locks_the_package_before_its_attempts_as_a_look_does(store: D
     hint(store, 73)
     [claimed] = worklist.claim(store, 1, 1, LEASE, 0)
     with store.transaction() as transaction:
-        attempt = journal.open_attempt(transaction, 73, 1, claimed.fence, Command(12, None), LEASE)
-        assert attempt is not None
         case = replace(claimed.case, episode=1, reason=Reason.ACCEPTED_BUT_STILL_PACKED)
+        attempt = journal.open_attempt(transaction, case, claimed.fence, Command(12, None), LEASE)
+        assert attempt is not None
         answered = replace(attempt, outcome=Outcome.ACCEPTED)
         journal.record_answer(transaction, answered, Accepted(204))
         worklist.renew(transaction, claimed, case, LEASE)
