@@ -542,15 +542,18 @@ def _demanded(required: Authentication) -> dict[str, str]:
 
 
 def _environment() -> Mapping[str, str]:
-    """The environment, or the sandbox's of this folder where it speaks of no OMS."""
+    """The environment, or the sandbox's of this folder where nothing is set that speaks of anything real."""
     environ = configuration.environment()
-    if any(name.startswith(up.OMS_MARKS) and value for name, value in environ.items()):
-        return environ
     found = up.sandbox_environment(environ)
     if found is None:
         return environ
-    click.echo("(no OMS is configured: this is the sandbox of this folder)", err=True)
-    return found
+    name = up.not_of_a_sandbox(environ)
+    if name is None:
+        click.echo("(no OMS is configured: this is the sandbox of this folder)", err=True)
+        return found
+    if not any(environ.get(base) for base in ("OMS_BASE_URL", "OMS_BASE_URL_FILE")):
+        click.echo(f"({name} is set: this is not the sandbox of this folder)", err=True)
+    return environ
 
 
 def _config() -> Config:

@@ -22,19 +22,20 @@ from service.errors import ConfigurationError, DatabaseUnavailable
 from service.worker import on_signals
 
 SANDBOX_ENVIRONMENT = Path("var/sandbox.json")
-# Where one of these is set, a real OMS is meant.
-OMS_MARKS = ("OMS_", "OMNITRON_", "SHIP_", "WEBHOOK_")
 _NOT_TAKEN_OVER = (
-    *OMS_MARKS,
     "ALERT_URLS",
     "COMMANDS_GATE",
     "DATABASE_URL",
     "DB_",
     "ITEM_PACKED_STATUS",
+    "OMNITRON_",
+    "OMS_",
     "PACKED_STATUS",
     "PUBLIC_URL",
     "RULES_FILE",
     "SHIPPED_STATUSES",
+    "SHIP_",
+    "WEBHOOK_",
 )
 _PROCESSES = ("web", "worker")
 _POLL_S = 0.2
@@ -100,7 +101,12 @@ def sandbox_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
         found: dict[str, str] = json.loads(SANDBOX_ENVIRONMENT.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return _without_oms(environ) | found
+    return dict(environ) | found
+
+
+def not_of_a_sandbox(environ: Mapping[str, str]) -> str | None:
+    """The first variable that is set and that a sandbox would not heed: who set it means something real."""
+    return next((name for name, value in environ.items() if value and name.startswith(_NOT_TAKEN_OVER)), None)
 
 
 def prepare(config: Config) -> None:

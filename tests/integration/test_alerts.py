@@ -418,5 +418,5 @@ def test_a_sandbox_alerts_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     up.SANDBOX_ENVIRONMENT.parent.mkdir()
     up.SANDBOX_ENVIRONMENT.write_text('{"PORT": "1"}', encoding="utf-8")
-    environ = {"ALERT_URLS": ONE, "ADMIN_TOKEN": "x"}
-    assert up.sandbox_environment(environ) == {"ADMIN_TOKEN": "x", "PORT": "1"}
+    assert up.sandbox_environment({"ADMIN_TOKEN": "x"}) == {"ADMIN_TOKEN": "x", "PORT": "1"}
+    assert up.not_of_a_sandbox({"ADMIN_TOKEN": "x", "OMS_TOKEN": "", "ALERT_URLS": ONE}) == "ALERT_URLS"

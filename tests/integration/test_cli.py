@@ -29,7 +29,7 @@ from service.outcome import Unauthorised
 from service.wire import StateValue
 from tests import commands
 from tests.commands import Autoship
-from tests.conftest import MINIMAL, SECRET, a_document
+from tests.conftest import MINIMAL, SECRET, a_document, on_sqlite
 from tests.house.events import EVENTS
 from tests.integration.conftest import Floor
 from tests.oms_faults import FaultyOms, answers, applied_then, html, resets, shows, words
@@ -119,6 +119,42 @@ def test_every_problem_of_the_configuration_is_one_line_on_stderr(autoship: Auto
         ["autoship", "OMS_TOKEN"],
         ["autoship", "SHIP_TRANSITION_ID"],
     ]
+
+
+@pytest.fixture
+def in_sandbox(autoship: Autoship, database: Database, database_url: str, tmp_path: Path) -> Autoship:
+    """Commands where no OMS is configured, in the folder of a sandbox that has run."""
+    sandboxed = {**MINIMAL, "DATABASE_URL": database_url}
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var/sandbox.json").write_text(json.dumps(sandboxed), encoding="utf-8")
+
+    def run(*arguments: str, **variables: str) -> commands.Ended:
+        return autoship(*arguments, **dict.fromkeys(sandboxed, "") | variables)
+
+    return run
+
+
+@on_sqlite
+def test_commands_find_the_sandbox_of_their_folder_where_nothing_real_is_set(in_sandbox: Autoship) -> None:
+    ended = in_sandbox("pause", PORT="8010", ADMIN_TOKEN="x", RULES_FILE="")
+    assert (ended.code, ended.err.splitlines()) == (
+        0,
+        ["(no OMS is configured: this is the sandbox of this folder)", "paused"],
+    )
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    "name", ["DATABASE_URL", "DATABASE_URL_FILE", "DB_NAME", "RULES_FILE", "PUBLIC_URL", "PACKED_STATUS", "ALERT_URLS"]
+)
+def test_a_sandbox_takes_the_place_of_nothing_that_is_set(in_sandbox: Autoship, database: Database, name: str) -> None:
+    ended = in_sandbox("pause", **{name: "json://127.0.0.1"})
+    assert ended.code == 2
+    first, *others = ended.err.splitlines()
+    assert first == f"({name} is set: this is not the sandbox of this folder)"
+    assert "autoship: OMS_BASE_URL: required" in others
+    with database.reading() as transaction:
+        assert brakes.read(transaction).paused_at is None
 
 
 @pytest.mark.parametrize("command", ["packages", "explain 73", "pause", "recheck 73"])
