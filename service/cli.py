@@ -301,8 +301,8 @@ def rules_check(context: click.Context, path: str | None, as_json: bool) -> None
 @_json_option
 def rules_test(package_id: int, as_json: bool) -> None:
     """Read a package from the OMS and say which rule decides about it."""
-    config = _config()
-    with closing(_oms(config, Database(config.database_url))) as oms:
+    config, database = _stored()
+    with closing(_oms(config, database)) as oms:
         reading = oms.read(package_id)
     if isinstance(reading, NotFound):
         raise click.ClickException(f"the OMS does not know package {package_id}")
@@ -419,9 +419,9 @@ def register_command(context: click.Context, check: bool, at_once: bool, yes: bo
     """Register the webhooks the OMS should send us, and mend those that are there."""
     if check and at_once:
         raise click.UsageError("--check and --apply exclude each other")
-    config = _config()
+    config, database = _stored()
     target = register.wanted(config)
-    with closing(_oms(config, Database(config.database_url))) as oms:
+    with closing(_oms(config, database)) as oms:
         plan = register.plan(oms, target)
         _print_plan(target.target_url, plan, as_json)
         if check:
@@ -660,8 +660,6 @@ def _report(package_id: int, acted: Acted, as_json: bool) -> None:
 
 
 def _oms(config: Config, database: Database) -> Oms:
-    if config.oms.omnitron is not None:  # its token is in the database
-        database.check(config.oms.base_url)
     return Oms(config.oms, credentials(config.oms, database))
 
 

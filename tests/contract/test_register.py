@@ -15,6 +15,7 @@ import pytest
 
 from service import doctor, hooks, register
 from service.config import Config
+from service.database import Database
 from service.diagnosis import Finding
 from service.oms import Oms
 from tests.commands import Autoship, Ended
@@ -82,12 +83,13 @@ def service(started: Callable[..., Service]) -> Service:
 
 
 @pytest.fixture
-def run(autoship: Autoship, service: Service) -> Callable[..., Ended]:
-    """`autoship register` at that service."""
+def run(autoship: Autoship, service: Service, database_url: str) -> Callable[..., Ended]:
+    """`autoship register` at that service, with a database that belongs to it."""
 
     def run(*arguments: str, answer: str = "", **variables: str) -> Ended:
-        at_service = {"OMS_BASE_URL": service.url, "OMS_TOKEN": TOKEN, "PUBLIC_URL": PUBLIC}
-        return autoship("register", *arguments, answer=answer, **at_service | variables)
+        at_service = {"OMS_BASE_URL": service.url, "OMS_TOKEN": TOKEN, "PUBLIC_URL": PUBLIC} | variables
+        Database(database_url).migrate(at_service["OMS_BASE_URL"])
+        return autoship("register", *arguments, answer=answer, **at_service)
 
     return run
 
@@ -214,9 +216,10 @@ def test_webhooks_of_others_and_one_written_with_a_slash_are_left_as_they_are(
 
 
 def test_event_type_the_oms_does_not_know_is_told_and_the_others_are_registered(
-    started: Callable[..., Service], autoship: Autoship
+    started: Callable[..., Service], autoship: Autoship, database_url: str
 ) -> None:
     service = started(*hooks.EVENT_TYPES[:2], "package-shipped")
+    Database(database_url).migrate(service.url)
     variables = {"OMS_BASE_URL": service.url, "OMS_TOKEN": TOKEN, "PUBLIC_URL": PUBLIC}
     assert autoship("register", "--check", **variables).code == 1
     ended = autoship("register", "--apply", **variables)

@@ -157,29 +157,25 @@ def test_a_sandbox_takes_the_place_of_nothing_that_is_set(in_sandbox: Autoship, 
         assert brakes.read(transaction).paused_at is None
 
 
-@pytest.mark.parametrize("command", ["packages", "explain 73", "pause", "recheck 73"])
+ON_THE_DATABASE = ("packages", "explain 73", "pause", "recheck 73", "register", "register --check", "rules test 73")
+
+
+@pytest.mark.parametrize("command", [*ON_THE_DATABASE, "register --apply"])
 def test_old_or_missing_database_is_exit_2_and_names_the_remedy(autoship: Autoship, command: str) -> None:
-    ended = autoship(*command.split())
+    ended = autoship(*command.split(), PUBLIC_URL="https://autoship.example.com")
     assert (ended.code, ended.out) == (2, "")
     assert "run `autoship migrate`" in ended.err
 
 
-@pytest.mark.parametrize("command", ["register --check", "rules test 73"])
-def test_missing_database_is_told_where_a_login_would_keep_its_token_in_it(autoship: Autoship, command: str) -> None:
-    login = {"OMNITRON_BASE_URL": "http://127.0.0.1:9", "OMNITRON_USERNAME": "u", "OMNITRON_PASSWORD": "p"}
-    ended = autoship(*command.split(), PUBLIC_URL="https://autoship.example.com", OMS_TOKEN="", **login)
-    assert (ended.code, ended.out) == (2, "")
-    assert "run `autoship migrate`" in ended.err
-
-
-@pytest.mark.parametrize("command", ["packages", "migrate"])
+@pytest.mark.parametrize("command", [*ON_THE_DATABASE, "migrate"])
 def test_database_of_another_oms_is_refused(autoship: Autoship, database: Database, command: str) -> None:
-    ended = autoship(command, OMS_BASE_URL="https://other-oms.akinon.net")
+    variables = {"OMS_BASE_URL": "https://other-oms.akinon.net", "PUBLIC_URL": "https://autoship.example.com"}
+    ended = autoship(*command.split(), **variables)
     assert ended.code == 2
     assert "this database was made for http://127.0.0.1:9, but OMS_BASE_URL is https://other" in ended.err
 
 
-@pytest.mark.parametrize("command", ["packages", "migrate", "explain 73"])
+@pytest.mark.parametrize("command", [*ON_THE_DATABASE, "migrate"])
 def test_unreachable_database_is_exit_4_in_one_line_without_its_password(autoship: Autoship, command: str) -> None:
     ended = autoship(*command.split(), DATABASE_URL=UNREACHABLE_DATABASE)
     assert (ended.code, ended.out) == (4, "")
