@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-import apprise
 import sqlalchemy as sa
 
 from service import logs, vitals
@@ -24,7 +23,7 @@ from service.case import CaseState, Reason
 from service.config import Config
 from service.database import Database, Transaction
 from service.database import alerts as table
-from service.errors import ConfigurationError, DatabaseUnavailable
+from service.errors import DatabaseUnavailable
 from service.sweep import FILTER_IGNORED
 from service.vitals import LONG_HELD_BACK, Vitals
 
@@ -246,14 +245,14 @@ def message(name: str, what: Notice, count: int, oms_base_url: str) -> tuple[str
 
 
 class Target:
-    """One entry of `ALERT_URLS`. Raises `ConfigurationError` where Apprise cannot send to it, without quoting it."""
+    """One entry of `ALERT_URLS`."""
 
-    def __init__(self, number: int, url: str) -> None:
-        self._apprise = apprise.Apprise(
-            asset=apprise.AppriseAsset(app_id="Autoship", async_mode=False, http_redirects=False)
-        )
-        if not self._apprise.add(url):
-            raise ConfigurationError(f"ALERT_URLS: Apprise cannot send to entry {number}")
+    def __init__(self, url: str) -> None:
+        # Imported here: it is slow, and few need it.
+        import apprise
+
+        asset = apprise.AppriseAsset(app_id="Autoship", async_mode=False, http_redirects=False)
+        self._apprise = apprise.Apprise(url, asset=asset)
         self._thread: threading.Thread | None = None
         self._problem: str | None = None
 
@@ -273,7 +272,7 @@ class Target:
         return self._problem
 
     def _send(self, what: Notice, title: str, text: str) -> None:
-        kind = apprise.NotifyType.SUCCESS if what is Notice.OVER else apprise.NotifyType.FAILURE
+        kind = "success" if what is Notice.OVER else "failure"
         try:
             self._problem = None if self._apprise.notify(text, title, kind) else "not reached or refused"
         except Exception as problem:  # noqa: BLE001 - a message of the library's may quote the URL, a secret
@@ -295,7 +294,7 @@ class Watch:
         self._rate_per_s = config.oms_rate_per_s
         self._database = database
         self._silence = silence
-        self._targets = targets(config)
+        self._targets = [Target(url) for url in config.alert_urls]
         self._send_within_s = send_within_s
         self._monotonic = monotonic
         self._began = monotonic()
@@ -370,11 +369,6 @@ class Watch:
             if problem is not None:
                 _FAILED.emit(alert=name, target=number, cause=problem)
         return None in problems
-
-
-def targets(config: Config) -> list[Target]:
-    """Where alerts go. Raises `ConfigurationError`."""
-    return [Target(number, url) for number, url in enumerate(config.alert_urls, 1)]
 
 
 def start(config: Config, silence: Callable[[], str | None]) -> None:

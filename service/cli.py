@@ -20,7 +20,6 @@ import sqlalchemy as sa
 
 from service import (
     __version__,
-    alerts,
     doctor,
     explain,
     hooks,
@@ -145,7 +144,6 @@ def up_command(context: click.Context, in_sandbox: bool) -> None:
 def web() -> None:
     """Run the web process."""
     config, _ = _ready()
-    alerts.targets(config)
     up.refuse_taken_port(config.port, "PORT", within_s=_PORT_WAIT_S)
     # gunicorn has no handlers yet for a second: until its configuration lets them through, signals wait.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))

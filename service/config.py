@@ -427,8 +427,14 @@ def _rules(reader: _Reader) -> Rules:
 
 def _alert_urls(reader: _Reader) -> tuple[str, ...]:
     urls = tuple(reader.text("ALERT_URLS").split())
-    if any("://" not in url for url in urls):
-        reader.problem("ALERT_URLS", "must be Apprise URLs (service://…) with white space between them")
+    if urls:
+        # Imported here: it is slow, and few need it.
+        import apprise
+
+        refused = [str(number) for number, url in enumerate(urls, 1) if not apprise.Apprise().add(url)]
+        if refused:
+            must_be = "all must be Apprise URLs (service://…) with white space between them"
+            reader.problem("ALERT_URLS", f"Apprise cannot send to entry {', '.join(refused)}; {must_be}")
     return urls
 
 

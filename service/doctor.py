@@ -9,8 +9,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from service import alerts, diagnosis, hooks, register, sender, sweep
 from service import config as configuration
+from service import diagnosis, hooks, register, sender, sweep
 from service.case import is_packed
 from service.config import Config
 from service.database import Database, deliveries, workers
@@ -36,7 +36,6 @@ def examine(environ: Mapping[str, str]) -> list[Finding]:
     """Every check in its order."""
     try:
         config = configuration.load(environ)
-        alerts.targets(config)
     except ConfigurationError as problem:
         return diagnosis.complete(diagnosis.configuration(problem.problems))
     return diagnosis.complete([*diagnosis.configuration(()), *_examine(config, Database(config.database_url))])

@@ -64,7 +64,7 @@ def problems_of(environ: Mapping[str, str]) -> list[str]:
         ({"WEBHOOK_BASIC_AUTH": "oms:p:w"}, "authentication.basic", "oms:p:w"),
         ({"WEBHOOK_HEADER": "X-Key:  a: b "}, "authentication.header", ("X-Key", "a: b")),
         ({}, "admin_token", ""),
-        ({"ALERT_URLS": " json://a/?x=1,2\n mailto://b "}, "alert_urls", ("json://a/?x=1,2", "mailto://b")),
+        ({"ALERT_URLS": " json://a/?x=1,2\n jsons://b "}, "alert_urls", ("json://a/?x=1,2", "jsons://b")),
         ({"DISPLAY_TZ": "UTC"}, "display_tz.key", "UTC"),
         ({}, "public_url", None),
         ({"PUBLIC_URL": "https://autoship.example.com/"}, "public_url", "https://autoship.example.com"),
@@ -163,7 +163,16 @@ def test_default_database_stands_in_only_where_none_is_named() -> None:
         ("WEBHOOK_HEADER", "canary", "must be Name: value"),
         ("WEBHOOK_HEADER", ": canary", "must be Name: value"),
         ("ADMIN_TOKEN", "canary\n", "must be printable ASCII without spaces or line breaks around it"),
-        ("ALERT_URLS", "json://h canary", "must be Apprise URLs (service://…) with white space between them"),
+        (
+            "ALERT_URLS",
+            "json://h canary json://",
+            "Apprise cannot send to entry 2, 3; all must be Apprise URLs (service",
+        ),
+        (
+            "ALERT_URLS",
+            "canary://canary",
+            "Apprise cannot send to entry 1; all must be Apprise URLs (service://…) with",
+        ),
         ("PORT", "65536", "must be a whole number from 1 to 65535"),
         ("PORT", "80.5", "must be a whole number from 1 to 65535"),
         ("OMS_TIMEOUT_S", "soon", "must be a number of at least 0.1"),
@@ -192,8 +201,9 @@ def test_problem_names_the_variable_and_what_it_wants_but_never_a_secret(name: s
 def test_all_problems_are_listed_together_one_line_each(tmp_path: Path) -> None:
     rules = tmp_path / "rules.toml"
     rules.write_text('[[rule]]\nname = "a"\nwhen = {chanel_name = ["Shop"]}\naction = "send"\n', encoding="utf-8")
-    found = problems_of({"PORT": "x", "MODE": "x", "RULES_FILE": str(rules), "DB_HOST": "db"})
+    found = problems_of({"PORT": "x", "MODE": "x", "RULES_FILE": str(rules), "DB_HOST": "db", "ALERT_URLS": "x://x"})
     assert sorted(line.split(": ", 1)[0] for line in found) == [
+        "ALERT_URLS",
         "DB_NAME",
         "DB_USER",
         "MODE",
