@@ -259,14 +259,17 @@ def _omnitron(reader: _Reader) -> OmnitronConfig | None:
 
 
 def _settings(reader: _Reader, timeout_s: float) -> Settings:
-    packed = reader.text("PACKED_STATUS", "500")
+    packed = reader.bare("PACKED_STATUS", "500")
+    shipped_statuses = frozenset(reader.items("SHIPPED_STATUSES"))
+    if packed in shipped_statuses:
+        reader.problem("SHIPPED_STATUSES", f"names {packed}, which is PACKED_STATUS: name only states after Packed")
     # ASSUMED: items have the numbers of packages; the OMS guide gives no more than 100 Waiting for them.
     return Settings(
         command=_command(reader),
         rules=_rules(reader),
         packed_status=packed,
-        item_packed_status=reader.text("ITEM_PACKED_STATUS", packed),
-        shipped_statuses=frozenset(reader.items("SHIPPED_STATUSES")),
+        item_packed_status=reader.bare("ITEM_PACKED_STATUS", packed),
+        shipped_statuses=shipped_statuses,
         enforce_offered=reader.choice("COMMANDS_GATE", "auto", ("auto", "off")) == "auto",
         live=reader.choice("MODE", "live", ("live", "shadow")) == "live",
         grace=reader.seconds("GRACE_S", 0),
@@ -467,6 +470,11 @@ class _Reader:
         value = self._value(name) or default
         self.shown[name] = value if name in _NO_SECRETS or not value else "set"
         return value
+
+    def bare(self, name: str, default: str) -> str:
+        """A text that is compared with the OMS's, so without spaces around it, as that is read."""
+        self.shown[name] = self.text(name).strip() or default
+        return str(self.shown[name])
 
     def _value(self, name: str) -> str:
         value, path = self._environ.get(name, ""), self._environ.get(f"{name}_FILE", "")

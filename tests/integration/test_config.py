@@ -46,6 +46,9 @@ def problems_of(environ: Mapping[str, str]) -> list[str]:
         ({"SHIP_SLUG": "ship"}, "settings.command", Command(12, "ship")),
         ({"PACKED_STATUS": "510"}, "settings.item_packed_status", "510"),
         ({"PACKED_STATUS": "510", "ITEM_PACKED_STATUS": "500"}, "settings.item_packed_status", "500"),
+        ({"PACKED_STATUS": " 510\n"}, "settings.packed_status", "510"),
+        ({"PACKED_STATUS": " "}, "settings.packed_status", "500"),
+        ({"ITEM_PACKED_STATUS": "\t510 "}, "settings.item_packed_status", "510"),
         ({}, "settings.shipped_statuses", frozenset()),
         ({"SHIPPED_STATUSES": "600, 610\n620,,"}, "settings.shipped_statuses", frozenset({"600", "610", "620"})),
         ({}, "settings.enforce_offered", True),
@@ -183,6 +186,7 @@ def test_default_database_stands_in_only_where_none_is_named() -> None:
         ("RETENTION_DAYS", "0", "must be a whole number from 1 to 36500"),
         ("COMMANDS_GATE", "on", "must be one of auto, off"),
         ("MODE", "dry", "must be one of live, shadow"),
+        ("SHIPPED_STATUSES", "600, 500", "names 500, which is PACKED_STATUS: name only states after Packed"),
         ("DISPLAY_TZ", "Europe/Atlantis", "not a known time zone"),
         ("DISPLAY_TZ", "../etc", "not a known time zone"),
         ("LOG_LEVEL", "loud", "must be one of DEBUG, INFO, WARNING, ERROR"),
@@ -196,6 +200,11 @@ def test_problem_names_the_variable_and_what_it_wants_but_never_a_secret(name: s
     variable = "DATABASE_URL" if name == "ACC_PROJECT_APP_UUID" else name
     assert problem.startswith(f"{variable}: {said}")
     assert "anary" not in problem
+
+
+def test_a_packed_status_that_another_variable_calls_shipped_is_refused_however_it_is_spelled() -> None:
+    [problem] = problems_of({**HERE, "PACKED_STATUS": "600 ", "SHIPPED_STATUSES": "610,600"})
+    assert problem == "SHIPPED_STATUSES: names 600, which is PACKED_STATUS: name only states after Packed"
 
 
 def test_all_problems_are_listed_together_one_line_each(tmp_path: Path) -> None:
