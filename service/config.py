@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -26,7 +27,6 @@ SANDBOX_DATABASE = "sqlite:///var/sandbox.db"
 _MOST = 10**9
 # The OMS stores a webhook's target in 255 characters.
 _LONGEST_PUBLIC_URL = 230
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Texts that `redacted` shows as they are. Any other text is taken for a secret.
 _NO_SECRETS = frozenset(
     {
@@ -319,25 +319,21 @@ def _header_text(reader: _Reader, name: str, default: str = "") -> str:
 
 def _base_url(reader: _Reader, name: str) -> str:
     text = reader.required(name)
-    if text and (problem := _url_problem(text, "https://brand-oms.akinon.net")):
+    if text and (problem := _url_problem(text, "https://brand-oms.akinon.net", may_have_path=False)):
         reader.problem(name, problem)
-    elif urlsplit(text).path not in ("", "/") or _has_more_than_a_path(text):
-        reader.problem(name, "must have no path, query or user")
     return text.rstrip("/")
 
 
 def _public_url(reader: _Reader) -> str | None:
     text = reader.text("PUBLIC_URL")
-    if text and (problem := _url_problem(text, "https://autoship.example.com")):
+    if text and (problem := _url_problem(text, "https://autoship.example.com", may_have_path=True)):
         reader.problem("PUBLIC_URL", problem)
-    elif _has_more_than_a_path(text):
-        reader.problem("PUBLIC_URL", "must have no query or user")
     elif len(text) > _LONGEST_PUBLIC_URL:
         reader.problem("PUBLIC_URL", f"must have at most {_LONGEST_PUBLIC_URL} characters")
     return text.rstrip("/") or None
 
 
-def _url_problem(text: str, example: str) -> str | None:
+def _url_problem(text: str, example: str, *, may_have_path: bool) -> str | None:
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port
@@ -345,13 +341,19 @@ def _url_problem(text: str, example: str) -> str | None:
         return "not a URL"
     if parts.scheme not in ("http", "https") or not host or not text.isprintable() or " " in text:
         return f"must look like {example}"
-    if parts.scheme == "http" and host not in _LOOPBACK:
-        return "must be https unless it is on loopback"
-    return None
+    must = []
+    if parts.scheme == "http" and not _is_loopback(host):
+        must.append("be https unless it is on loopback")
+    if any(mark in text for mark in "?#@") or not (may_have_path or parts.path in ("", "/")):
+        must.append("have no query or user" if may_have_path else "have no path, query or user")
+    return f"must {' and '.join(must)}" if must else None
 
 
-def _has_more_than_a_path(url: str) -> bool:
-    return any(mark in url for mark in "?#@")
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _hooks_path(reader: _Reader) -> str:
