@@ -281,7 +281,7 @@ def rules_group(context: click.Context, as_json: bool) -> None:
 @click.pass_context
 def rules_check(context: click.Context, path: str | None, as_json: bool) -> None:
     """Check a rules file (RULES_FILE, or the one given). Exit 1 if it cannot be used."""
-    path = path or _environment().get("RULES_FILE")
+    path = path or configuration.rules_file(_environment())
     if not path:
         raise ConfigurationError("RULES_FILE: not set, and no file given")
     checked, problems = Rules(), list[str]()

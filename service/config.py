@@ -184,6 +184,14 @@ def load_authentication(environ: Mapping[str, str]) -> Authentication:
     return authentication
 
 
+def rules_file(environ: Mapping[str, str]) -> str:
+    """Where the rules file is; empty if there is none. Raises `ConfigurationError`."""
+    reader = _Reader(environ)
+    path = reader.text("RULES_FILE")
+    reader.finish()
+    return path
+
+
 def load_rules(path: str) -> Rules:
     """Rules from the file at `path`. Raises `RulesError` where it cannot be read or used."""
     try:
@@ -482,7 +490,7 @@ class _Reader:
         value, path = self._environ.get(name, ""), self._environ.get(f"{name}_FILE", "")
         if value != value.encode(errors="replace").decode():  # other bytes arrive as lone surrogates
             self.problem(name, "must be UTF-8")
-        if name.endswith("_FILE") or not path:
+        if not path:
             return value
         if value:
             self.problem(name, f"set either it or {name}_FILE, not both")

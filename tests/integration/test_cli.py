@@ -281,6 +281,8 @@ def test_rules_check_finds_what_is_wrong_with_a_file(
     assert ended.code == code
     lines = ended.out.splitlines()
     assert [line[: len(start)] for line, start in zip(sorted(lines), said, strict=True)] == said
+    (tmp_path / "path").write_text("r.toml\n", encoding="utf-8")
+    assert autoship("rules", "check", RULES_FILE_FILE="path") == ended
     [told] = autoship("rules", "check", "r.toml", "--json").told
     assert len(told["problems"]) == (len(said) if code else 0)
 

@@ -259,6 +259,15 @@ def test_variable_can_be_read_from_a_file_less_one_newline(tmp_path: Path, conte
         assert configuration.load(environ).oms.token == token
 
 
+def test_the_path_of_the_rules_file_can_be_read_from_a_file_as_well(tmp_path: Path) -> None:
+    rules, path = tmp_path / "rules.toml", tmp_path / "path"
+    rules.write_text('default = "skip"\n', encoding="utf-8")
+    path.write_text(f"{rules}\n", encoding="utf-8")
+    assert loaded(RULES_FILE_FILE=str(path)).settings.rules.default == "skip"
+    both = problems_of({**HERE, "RULES_FILE": str(rules), "RULES_FILE_FILE": str(path)})
+    assert both == ["RULES_FILE: set either it or RULES_FILE_FILE, not both"]
+
+
 def test_variable_and_its_file_cannot_both_be_set(tmp_path: Path) -> None:
     path = tmp_path / "secrets"
     path.write_text("canary", encoding="utf-8")
