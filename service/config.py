@@ -385,8 +385,10 @@ def _path(reader: _Reader, name: str, default: str) -> str:
 
 def _database_url(reader: _Reader, default: str | None) -> str:
     text = reader.text("DATABASE_URL") or _database_url_of_parts(reader) or default
+    on_platform = bool(reader.text("ACC_PROJECT_APP_UUID"))
     if not text:
-        reader.problem("DATABASE_URL", f"required (for one machine: {SQLITE_DEFAULT})")
+        how = "add the postgresql add-on" if on_platform else f"for one machine: {SQLITE_DEFAULT}"
+        reader.problem("DATABASE_URL", f"required ({how})")
         return ""
     try:
         url = sa.make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", text))
@@ -395,7 +397,7 @@ def _database_url(reader: _Reader, default: str | None) -> str:
         return ""
     shown = sa.URL.create(url.drivername, url.username, host=url.host, port=url.port, database=url.database)
     reader.shown["DATABASE_URL"] = shown.render_as_string()
-    problem = _database_problem(url, on_platform=bool(reader.text("ACC_PROJECT_APP_UUID")))
+    problem = _database_problem(url, on_platform=on_platform)
     if problem is not None:
         reader.problem("DATABASE_URL", problem)
     return url.render_as_string(hide_password=False)
@@ -415,7 +417,10 @@ def _database_problem(url: sa.URL, *, on_platform: bool) -> str | None:
 def _database_url_of_parts(reader: _Reader) -> str | None:
     host = reader.text("DB_HOST")
     if not host:
-        return None
+        part = next((name for name in ("DB_NAME", "DB_USER", "DB_PASSWORD", "DB_PORT") if reader.text(name)), None)
+        if part is None:
+            return None
+        reader.problem("DB_HOST", f"required where {part} is set (or set DATABASE_URL)")
     url = sa.URL.create(
         "postgresql",
         reader.required("DB_USER"),

@@ -110,6 +110,20 @@ def test_database_of_parts_quotes_what_a_url_would_take_for_itself() -> None:
     )
 
 
+@pytest.mark.parametrize("part", ["DB_NAME", "DB_USER", "DB_PASSWORD", "DB_PORT"])
+def test_a_part_of_a_database_without_its_host_is_a_problem_and_never_a_new_sqlite_file(part: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        configuration.load({**MINIMAL, part: "5432"}, default_database="sqlite:///d.db")
+    assert f"DB_HOST: required where {part} is set (or set DATABASE_URL)" in refused.value.problems
+    assert {problem.split(": ")[0] for problem in refused.value.problems} <= {"DB_HOST", "DB_NAME", "DB_USER"}
+    assert loaded(**{part: "5432"}).database_url == HERE["DATABASE_URL"]
+
+
+def test_a_missing_database_is_not_to_be_sqlite_where_sqlite_is_refused() -> None:
+    [problem] = problems_of({**MINIMAL, "ACC_PROJECT_APP_UUID": "7f"})
+    assert problem == "DATABASE_URL: required (add the postgresql add-on)"
+
+
 def test_default_database_stands_in_only_where_none_is_named() -> None:
     environ = {**MINIMAL}
     assert configuration.load(environ, default_database="sqlite:///d.db").database_url == "sqlite:///d.db"
