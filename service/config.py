@@ -195,9 +195,12 @@ def rules_file(environ: Mapping[str, str]) -> str:
 def load_rules(path: str) -> Rules:
     """Rules from the file at `path`. Raises `RulesError` where it cannot be read or used."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as problem:
         raise RulesError(f"cannot read {path}: {type(problem).__name__}") from problem
+    except UnicodeDecodeError as problem:
+        line = problem.object[: problem.start].count(b"\n") + 1
+        raise RulesError(f"{path}: line {line}: not UTF-8") from problem
     try:
         return rules.parse(text)
     except RulesError as problem:

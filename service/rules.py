@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import pairwise
 from typing import Any, Literal
 
 from service.errors import RulesError
@@ -18,7 +17,15 @@ Action = Literal["ship", "skip"]
 TEXT_FIELDS = ("channel_name", "stock_location_erp_code", "payment_type")
 YES_NO_FIELDS = ("has_shipment", "has_invoice")
 MAX_NUMBER = 10**9  # as in the environment; every database can store it
-_RULE_HEADER = re.compile(r"\s*\[\[\s*[\"']?rule[\"']?\s*\]\]")
+# A key, or the names of the tables around it; a rule's own number follows "rule".
+_Path = tuple[str | int, ...]
+_PART = r"""[\w-]+|"[^"]*"|'[^']*'"""
+_DOTTED = rf"\s*((?:{_PART})(?:\s*\.\s*(?:{_PART}))*)\s*"
+_HEADER = re.compile(rf"\s*(\[\[?){_DOTTED}\]")
+_SETTING = re.compile(rf"{_DOTTED}=")
+_INLINE_RULE = re.compile(r"(\s*rule\s*=\s*\[)?\s*\{")
+_LONG_TEXT = re.compile(r"""\"{3}.*?\"{3}|'{3}.*?'{3}""", re.DOTALL)
+_NEEDED = {"name": "a name", "action": 'an action, "ship" or "skip"'}
 _RULE_KEYS = {"name", "when", "action", "transition_id", "slug", "grace_s"}
 
 
@@ -72,7 +79,9 @@ def parse(text: str) -> Rules:
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as problem:
-        raise RulesError(f"not TOML: {problem}") from problem
+        last = text.rstrip().count("\n") + 1
+        where = str(problem).replace("at end of document", f"at end of document, line {last}")
+        raise RulesError(f"not TOML: {where}") from problem
     reader = _Reader(text)
     rules = reader.rules(document)
     if reader.problems:
@@ -80,104 +89,114 @@ def parse(text: str) -> Rules:
     return rules
 
 
-@dataclass(frozen=True, slots=True)
-class _Lines:
-    """Some lines of the file, numbered from `first`, to say where a problem is."""
+class _Places:
+    """The line that sets each key and opens each table, as one sees it without parsing, to say where a problem is."""
 
-    first: int
-    lines: Sequence[str]
+    def __init__(self, text: str) -> None:
+        self._seen: list[tuple[_Path, int]] = []
+        table, rules = _Path(), 0
+        without_long_texts = _LONG_TEXT.sub(lambda found: "\n" * found[0].count("\n"), text)
+        for number, line in enumerate(without_long_texts.split("\n"), 1):
+            if header := _HEADER.match(line):
+                table = _path(header[2])
+                rules += header[1] == "[[" and table == ("rule",)
+                if rules and table[0] == "rule":
+                    table = ("rule", rules - 1, *table[1:])
+                self._seen.append((table, number))
+            elif setting := _SETTING.match(line):
+                self._seen.append(((*table, *_path(setting[1])), number))
+            if not table and _INLINE_RULE.match(line):
+                self._seen.append((("rule", rules), number))
+                rules += 1
 
-    def of(self, key: str) -> int:
-        """The number of the line that sets or opens `key`; else of the first one."""
-        opening = re.compile(rf"[\s\[]*(rule\.)?[\"']?{re.escape(key)}(?![\w-])")
-        found = (number for number, line in enumerate(self.lines, self.first) if opening.match(line))
-        return next(found, self.first)
+    def line(self, path: _Path) -> int:
+        """The number of the line where what is at `path` begins, or else what is around it."""
+        for depth in range(len(path), 0, -1):
+            for seen, number in self._seen:
+                if seen[:depth] == path[:depth]:
+                    return number
+        return 1
 
-    def by_rule(self) -> list[_Lines]:
-        """The lines of each `[[rule]]`, from its header to the next."""
-        starts = [index for index, line in enumerate(self.lines) if _RULE_HEADER.match(line)]
-        return [_Lines(start + 1, self.lines[start:end]) for start, end in pairwise([*starts, len(self.lines)])]
+
+def _path(dotted: str) -> _Path:
+    return tuple(part.strip("\"'") for part in re.findall(_PART, dotted))
 
 
 class _Reader:
     """Collects problems instead of stopping at the first."""
 
     def __init__(self, text: str) -> None:
-        self._file = _Lines(1, text.split("\n"))
+        self._places = _Places(text)
         self.problems: list[tuple[int, str]] = []
 
     def rules(self, document: Mapping[str, Any]) -> Rules:
         for key in document.keys() - {"rule", "default"}:
-            self._problem(self._file.of(key), f"unknown key {key!r}")
+            self._problem((key,), f"unknown key {key!r}")
         tables = document.get("rule", [])
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            self._problem(self._file.of("rule"), "write each rule as [[rule]]")
+            self._problem(("rule",), "write each rule as [[rule]]")
             tables = []
         if tables and "default" not in document:
-            self._problem(1, 'default = "ship" or "skip" is required when there are rules')
-        default = self._action(document.get("default", "ship"), self._file.of("default"))
-        places = self._file.by_rule()
-        if len(places) != len(tables):  # written as one list, or a text holds what looks like a header
-            places = [self._file] * len(tables)
-        return Rules(tuple(map(self._rule, tables, places)), default)
+            self._problem((), 'default = "ship" or "skip" is required when there are rules')
+        default = self._action(document.get("default", "ship"), ("default",))
+        return Rules(tuple(self._rule(table, ("rule", number)) for number, table in enumerate(tables)), default)
 
-    def _rule(self, table: Mapping[str, Any], lines: _Lines) -> Rule:
-        name = table.get("name")
-        if not isinstance(name, str) or not name:
-            self._problem(lines.first, "a rule needs a name")
+    def _rule(self, table: Mapping[str, Any], at: _Path) -> Rule:
         for key in table.keys() - _RULE_KEYS:
-            self._problem(lines.of(key), f"unknown key {key!r}")
+            self._problem((*at, key), f"unknown key {key!r}")
+        for key in _NEEDED.keys() - table.keys():
+            self._problem(at, f"a rule needs {_NEEDED[key]}")
         return Rule(
-            name=str(name),
-            when=self._when(table.get("when", {}), lines.of("when")),
-            action=self._action(table.get("action"), lines.of("action")),
-            transition_id=self._number(table, "transition_id", lines),
-            slug=self._slug(table, lines),
-            grace=self._grace(table, lines),
+            name=str(self._text(table, "name", at)),
+            when=self._when(table.get("when", {}), (*at, "when")),
+            action=self._action(table.get("action", "skip"), (*at, "action")),
+            transition_id=self._number(table, "transition_id", at),
+            slug=self._text(table, "slug", at),
+            grace=self._grace(table, at),
         )
 
-    def _when(self, when: object, line: int) -> dict[str, frozenset[Fact]]:
+    def _when(self, when: object, at: _Path) -> dict[str, frozenset[Fact]]:
         if not isinstance(when, dict):
-            self._problem(line, "when must be a table of fields")
+            self._problem(at, "when must be a table of fields")
             return {}
-        return {field: self._values(field, wanted, line) for field, wanted in when.items()}
+        return {field: self._values(field, wanted, (*at, field)) for field, wanted in when.items()}
 
-    def _values(self, field: str, wanted: object, line: int) -> frozenset[Fact]:
+    def _values(self, field: str, wanted: object, at: _Path) -> frozenset[Fact]:
         if field in YES_NO_FIELDS:
             if isinstance(wanted, bool):
                 return frozenset({wanted})
-            self._problem(line, f"{field} must be true or false")
+            self._problem(at, f"{field} must be true or false")
         elif field in TEXT_FIELDS:
             if isinstance(wanted, list) and wanted and all(isinstance(value, str) for value in wanted):
                 return frozenset(wanted)
-            self._problem(line, f"{field} must be a list of texts")
+            self._problem(at, f"{field} must be a list of texts")
         else:
-            self._problem(line, f"unknown field {field!r}; known: {', '.join(TEXT_FIELDS + YES_NO_FIELDS)}")
+            self._problem(at, f"unknown field {field!r}; known: {', '.join(TEXT_FIELDS + YES_NO_FIELDS)}")
         return frozenset()
 
-    def _action(self, action: object, line: int) -> Action:
+    def _action(self, action: object, at: _Path) -> Action:
         if action == "ship" or action == "skip":
             return action
-        self._problem(line, f'action and default are "ship" or "skip", not {action!r}')
+        self._problem(at, f'action and default are "ship" or "skip", not {action!r}')
         return "skip"
 
-    def _number(self, table: Mapping[str, Any], key: str, lines: _Lines) -> int | None:
+    def _number(self, table: Mapping[str, Any], key: str, at: _Path) -> int | None:
         value = table.get(key)
         if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NUMBER):
             return value
-        self._problem(lines.of(key), f"{key} must be a whole number from 0 to {MAX_NUMBER}")
+        self._problem((*at, key), f"{key} must be a whole number from 0 to {MAX_NUMBER}")
         return None
 
-    def _slug(self, table: Mapping[str, Any], lines: _Lines) -> str | None:
-        slug = table.get("slug")
-        if slug is None or (isinstance(slug, str) and slug):
-            return slug
-        self._problem(lines.of("slug"), "slug must be a text")
+    def _text(self, table: Mapping[str, Any], key: str, at: _Path) -> str | None:
+        text = table.get(key)
+        if text is None or (isinstance(text, str) and text):
+            return text
+        self._problem((*at, key), f"{key} must be a text")
         return None
 
-    def _grace(self, table: Mapping[str, Any], lines: _Lines) -> timedelta | None:
-        seconds = self._number(table, "grace_s", lines)
+    def _grace(self, table: Mapping[str, Any], at: _Path) -> timedelta | None:
+        seconds = self._number(table, "grace_s", at)
         return None if seconds is None else timedelta(seconds=seconds)
 
-    def _problem(self, line: int, problem: str) -> None:
-        self.problems.append((line, problem))
+    def _problem(self, at: _Path, problem: str) -> None:
+        self.problems.append((self._places.line(at), problem))

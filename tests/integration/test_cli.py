@@ -269,6 +269,8 @@ def test_messages_go_to_stderr_and_data_to_stdout(autoship: Autoship, database: 
             1,
             ["r.toml: line 1", "r.toml: line 1", "r.toml: line 2", "r.toml: line 3"],
         ),
+        ("\ufeff" + sandbox.SANDBOX_RULES, 0, ["r.toml: 1 rule, default ship"]),
+        ('default = "ship"\n# k\udcf6se\n', 1, ["r.toml: line 2: not UTF-8"]),
         (None, 1, ["cannot read r.toml: FileNotFoundError"]),
     ],
 )
@@ -276,7 +278,7 @@ def test_rules_check_finds_what_is_wrong_with_a_file(
     autoship: Autoship, tmp_path: Path, text: str | None, code: int, said: list[str]
 ) -> None:
     if text is not None:
-        (tmp_path / "r.toml").write_text(text, encoding="utf-8")
+        (tmp_path / "r.toml").write_text(text, encoding="utf-8", errors="surrogateescape")
     ended = autoship("rules", "check", "r.toml")
     assert ended.code == code
     lines = ended.out.splitlines()

@@ -11,6 +11,7 @@ from service.rules import TEXT_FIELDS, YES_NO_FIELDS, Action, FieldMissing, Matc
 from service.snapshot import Fact
 
 BAD_ACTION = 'action and default are "ship" or "skip", not {}'
+NO_ACTION = 'line {}: a rule needs an action, "ship" or "skip"'
 DEFAULT_MISSING = 'line 1: default = "ship" or "skip" is required when there are rules'
 
 
@@ -131,6 +132,12 @@ def test_a_file_that_is_not_toml_is_refused_with_the_place() -> None:
     assert "line 2" in problem
 
 
+@pytest.mark.parametrize("text", ["rule = [\n1,\n2", "rule = [\n1,\n2\n\n", "rule = [\n1,\n2 "])
+def test_a_file_that_ends_too_soon_is_refused_with_its_last_line(text: str) -> None:
+    [problem] = problems(text)
+    assert problem.endswith("(at end of document, line 3)")
+
+
 @pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000], ids=["many digits", "deep"])
 def test_a_file_beyond_what_can_be_read_is_refused_like_one_that_is_not_toml(value: str) -> None:
     [problem] = problems(f"rule = {value}")
@@ -176,10 +183,15 @@ def test_rules_in_another_shape_are_a_problem(rule: str) -> None:
     assert problems(rule) == ["line 1: write each rule as [[rule]]"]
 
 
-@pytest.mark.parametrize("name", ["", 'name = ""', "name = 7", 'name = ["r"]'])
-def test_a_rule_without_a_name_is_a_problem_where_it_begins(name: str) -> None:
+def test_a_rule_without_name_or_action_is_a_problem_where_it_begins() -> None:
+    text = 'default = "ship"\n\n[[rule]]\nwhen.has_invoice = true'
+    assert problems(text) == ["line 3: a rule needs a name", NO_ACTION.format(3)]
+
+
+@pytest.mark.parametrize("name", ['name = ""', "name = 7", 'name = ["r"]'])
+def test_a_name_is_a_text_that_is_not_empty(name: str) -> None:
     text = f'default = "ship"\n\n[[rule]]\naction = "ship"\n{name}'
-    assert problems(text) == ["line 3: a rule needs a name"]
+    assert problems(text) == ["line 5: name must be a text"]
 
 
 @pytest.mark.parametrize("value", ["1", "[]", '"Shop"', '[{ channel_name = ["Shop"] }]', "true"])
@@ -218,7 +230,7 @@ def test_a_slug_is_a_text_that_is_not_empty(slug: str) -> None:
 
 def test_what_a_rule_lacks_is_told_where_it_begins_and_not_looked_for_in_the_next() -> None:
     text = a_file("", "[[rule]]", 'name = "next"', 'action = "ship"')
-    assert problems(text) == ["line 2: " + BAD_ACTION.format(None)]
+    assert problems(text) == [NO_ACTION.format(2)]
     text = '[[rule]]\naction = "ship"\n[[rule]]\nname = "s"\naction = "ship"'
     assert problems(text) == ["line 1: a rule needs a name", DEFAULT_MISSING]
 
@@ -241,7 +253,30 @@ def test_keys_of_the_second_rule_are_not_looked_for_in_the_first(header: str) ->
 def test_conditions_in_a_table_of_their_own_are_not_looked_for_in_the_next_rule() -> None:
     following = ["[[rule]]", 'name = "s"', 'action = "ship"', "when = {}"]
     [problem] = problems(a_file('action = "ship"', "[rule.when]", "colour = 1", *following))
-    assert problem.startswith("line 5: unknown field 'colour'")
+    assert problem.startswith("line 6: unknown field 'colour'")
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        (["when = {has_invoice = 1}"], 5),
+        (["when.has_shipment = true", "when.has_invoice = 1"], 6),
+        (["[rule.when]", "has_shipment = true", "", "has_invoice = 1"], 8),
+        (["[ rule . 'when' ]", '"has_invoice" = 1 # has_invoice'], 6),
+        (["[rule.when.has_invoice]", "x = 1"], 5),
+        (["when = {has_shipment = true, channel_name = [", '  "has_invoice",', "], has_invoice = 1}"], 5),
+    ],
+)
+def test_a_condition_is_found_however_it_is_written(lines: list[str], line: int) -> None:
+    assert problems(a_file('action = "ship"', *lines)) == [f"line {line}: has_invoice must be true or false"]
+
+
+@pytest.mark.parametrize("key", ["name", "action", "slug", "rule"])
+def test_a_condition_is_not_taken_for_a_key_of_its_rule_nor_one_for_the_other(key: str) -> None:
+    [problem] = problems(a_file("slug = 's'", 'action = "ship"', f"when = {{{key} = 1}}"))
+    assert problem.startswith(f"line 6: unknown field '{key}'")
+    [problem] = problems(a_file('action = "ship"', "when.has_invoice = true", "has_invoice = true"))
+    assert problem == "line 6: unknown key 'has_invoice'"
 
 
 @pytest.mark.parametrize("line", ["  colour = 1", '"colour" = 1', "'colour' = 1", "colour.a = 1", "colour=1"])
@@ -263,13 +298,29 @@ def test_a_table_is_found_where_it_opens(opening: str) -> None:
     assert problem.startswith("line 2: unknown key ")
 
 
-def test_rules_written_as_one_list_are_placed_by_the_file() -> None:
-    assert problems('default = "ship"\nrule = [{ action = "ship" }]') == ["line 1: a rule needs a name"]
+@pytest.mark.parametrize("opening", ["rule = [", "rule = [\n", "rule=[\n  # {\n\n"])
+def test_rules_written_as_one_list_are_found_where_each_begins(opening: str) -> None:
+    text = f'default = "ship"\n{opening}' + '{ action = "ship", name = 5 },\n  {name = "b", when = {x = 1}},\n]'
+    first, second, third = problems(text)
+    line = 2 + opening.count("\n")
+    assert first == f"line {line}: name must be a text"
+    assert second == NO_ACTION.format(line + 1)
+    assert third.startswith(f"line {line + 1}: unknown field 'x'")
 
 
-def test_what_looks_like_a_header_inside_a_text_costs_only_the_exact_line() -> None:
-    text = a_file('action = """\n[[rule]]\n"""', "colour = 1")
-    assert problems(text) == ["line 4: " + BAD_ACTION.format(r"'[[rule]]\n'"), "line 7: unknown key 'colour'"]
+def test_a_line_that_begins_with_a_brace_begins_no_rule_within_one() -> None:
+    text = a_file("slug = [", "{},", "{}]", "[[rule]]", 'name = "s"')
+    assert problems(text) == [NO_ACTION.format(2), "line 4: slug must be a text", NO_ACTION.format(7)]
+
+
+@pytest.mark.parametrize("quotes", ['"""', "'''"])
+def test_what_looks_like_a_header_inside_a_text_is_none(quotes: str) -> None:
+    text = a_file(f"action = {quotes}\n[[rule]]\n{quotes}", "colour = 1", "[[rule]]", "slug = 's'", "action = 'skip'")
+    assert problems(text) == [
+        "line 4: " + BAD_ACTION.format(r"'[[rule]]\n'"),
+        "line 7: unknown key 'colour'",
+        "line 8: a rule needs a name",
+    ]
 
 
 def test_a_separator_inside_a_comment_is_no_new_line() -> None:
