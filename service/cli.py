@@ -120,9 +120,14 @@ def main() -> None:
     """Ships fully packed Akinon OMS packages, once, and says why when it does not."""
 
 
+def _or_of_the_group(context: click.Context, _: click.Parameter, given: bool) -> bool:
+    return given or (context.parent is not None and context.parent.params.get("as_json", False))
+
+
 _PACKAGE_ID = click.IntRange(1, MAX_ID)
 _REASON = click.Choice([reason.value for reason in Reason])
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+# A group hands it down to its commands.
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.", callback=_or_of_the_group)
 _reason_option = click.option("--reason", type=_REASON, metavar="REASON", help="All that have this reason.")
 _why_option = click.option("--why", default="", help="Kept in the timeline.")
 _yes_option = click.option("--yes", is_flag=True, help="Do not ask.")

@@ -234,6 +234,9 @@ def test_json_of_every_command_that_acts_or_shows(
     assert rule["when"] == {"channel_name": ["Marketplace"]}
     assert told("rules", "check") == {"path": "rules.toml", "rules": 1, "problems": []}
     ruled = told("rules", "test", "73")
+    for arguments in (["check"], ["test", "73"]):
+        of_the_group = autoship("rules", "--json", *arguments, RULES_FILE="rules.toml", **at_oms)
+        assert of_the_group.told == [told("rules", *arguments)]
     assert (ruled["action"], ruled["rule"], ruled["facts"]["channel_name"]) == ("ship", None, "Shop")
     assert told("pause") == {"paused": True, "changed": True}
     assert told("pause") == {"paused": True, "changed": False}
@@ -667,10 +670,12 @@ def test_quarantine_is_listed_with_reason_and_time_and_a_body_is_shown_with_a_wa
         (2, "too_deep", None),
     ]
     assert [one["received_at"][-1] for one in told] == ["Z", "Z"]
+    assert autoship("quarantine", "--json").told == autoship("quarantine", "--json", "list").told == told
     shown = autoship("quarantine", "show", "1")
     assert (shown.code, shown.out) == (0, "[1]\n")
     assert "personal data" in shown.err
     assert autoship("quarantine", "show", "1", "--json").told == [{"id": 1, "body": "[1]"}]
+    assert autoship("quarantine", "--json", "show", "1").told == [{"id": 1, "body": "[1]"}]
     missing = autoship("quarantine", "show", "2")
     assert (missing.code, missing.out) == (2, "")
 
