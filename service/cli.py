@@ -468,10 +468,7 @@ def quarantine_list(as_json: bool) -> None:
     for row in rows:
         told = {"id": row["delivery_id"], "received_at": explain.instant(row["received_at"])}
         told |= {name: row[name] for name in ("reason", "event_type", "seen", "body_bytes")}
-        body = "body not kept" if row["body_bytes"] is None else f"{row['body_bytes']} bytes"
-        at = _local(config.display_tz, told["received_at"])
-        text = f"{row['delivery_id']:>10}  {at}  {row['reason']:<16} {body:<13}  {row['event_type'] or ''}"
-        _print(told, text.rstrip(), as_json)
+        _print(told, _quarantine_line(row, config.display_tz), as_json)
     click.echo(counted(len(rows), "delivery", "deliveries"), err=True)
 
 
@@ -497,6 +494,10 @@ def quarantine_retry(delivery_ids: Sequence[int], yes: bool, as_json: bool) -> N
     """Read bodies again as if they were delivered now, as after an upgrade."""
     config, database = _stored()
     if len(delivery_ids) > 1:
+        with database.reading() as transaction:
+            rows = inbox.quarantined(transaction)
+        lines = {row["delivery_id"]: _quarantine_line(row, config.display_tz) for row in rows}
+        _preview([lines.get(one, f"{one:>10}  not in quarantine") for one in delivery_ids], len(delivery_ids))
         _ask(f"retry {len(delivery_ids)} deliveries", yes)
     for delivery_id in delivery_ids:
         receipt = inbox.retry(database, delivery_id, config.settings)
@@ -523,6 +524,12 @@ def sign(file: BinaryIO, url: str | None, as_json: bool) -> None:
 
 
 # What the commands share.
+
+
+def _quarantine_line(row: sa.RowMapping, zone: tzinfo) -> str:
+    body = "body not kept" if row["body_bytes"] is None else f"{row['body_bytes']} bytes"
+    at = _local(zone, row["received_at"].isoformat())
+    return f"{row['delivery_id']:>10}  {at}  {row['reason']:<16} {body:<13}  {row['event_type'] or ''}".rstrip()
 
 
 def _became(receipt: Receipt | None) -> str:
@@ -636,13 +643,20 @@ def _listed(database: Database, state: str | None, reason: str | None) -> Iterat
 def _confirm(action: str, database: Database, package_ids: Sequence[int], yes: bool) -> None:
     """Shows what would be acted on, and ends the command unless somebody says yes."""
     with database.reading() as transaction:
-        rows = [worklist.find(transaction, package_id) for package_id in package_ids[:_PREVIEW]]
-    lines = [explain.TABLE_HEADER, *(explain.table_line(row) for row in rows if row is not None)]
-    if len(package_ids) > _PREVIEW:
-        lines.append(f"{'…':>10}  and {len(package_ids) - _PREVIEW} more")
-    click.echo("\n".join(lines), err=True)
+        rows = [(package_id, worklist.find(transaction, package_id)) for package_id in package_ids[:_PREVIEW]]
+    lines = [explain.table_line(row) if row else f"{package_id:>10}  new to us" for package_id, row in rows]
+    click.echo(explain.TABLE_HEADER, err=True)
+    _preview(lines, len(package_ids))
     if package_ids:
         _ask(f"{action} {counted(len(package_ids), 'package')}", yes)
+
+
+def _preview(lines: Sequence[str], of: int) -> None:
+    """Shows the first lines of what would be acted on."""
+    for line in lines[:_PREVIEW]:
+        click.echo(line, err=True)
+    if of > _PREVIEW:
+        click.echo(f"{'…':>10}  and {of - _PREVIEW} more", err=True)
 
 
 def _ask(what: str, yes: bool) -> None:

@@ -385,6 +385,14 @@ def test_recheck_of_a_package_no_webhook_named_has_it_looked_at(autoship: Autosh
     assert (told["timeline"][0]["kind"], told["timeline"][0]["text"]) == ("operator", "asked to look")
 
 
+@pytest.mark.parametrize("command", ["recheck", "dismiss"])
+def test_preview_shows_packages_that_are_new_to_us_too(autoship: Autoship, database: Database, command: str) -> None:
+    stored(database, 1, state="needs_attention", reason="refused")
+    ended = autoship(command, "9", "1", answer="n\n")
+    assert [line.split()[:2] for line in ended.err.splitlines()[1:3]] == [["9", "new"], ["1", "needs_attention"]]
+    assert ended.out == ""
+
+
 def test_preview_of_many_is_cut_short_and_a_package_under_command_is_left_out(
     autoship: Autoship, database: Database
 ) -> None:
@@ -714,8 +722,12 @@ def test_retrying_several_asks_and_a_missing_one_stops_no_other(
     autoship: Autoship, database: Database, put_aside: Callable[..., None]
 ) -> None:
     put_aside(json.dumps(a_document()).encode())
-    assert autoship("quarantine", "retry", "9", "1", answer="n\n").code == 0
-    assert states(database) == {}
+    asked = autoship("quarantine", "retry", "9", "1", answer="n\n")
+    assert (asked.code, asked.out, states(database)) == (0, "", {})
+    unknown, known, question = asked.err.splitlines()
+    assert unknown == "         9  not in quarantine"
+    assert known == autoship("quarantine").out.rstrip("\n")
+    assert question.startswith("retry 2 deliveries? [y/N]")
     ended = autoship("quarantine", "retry", "9", "1", "--yes")
     assert len(ended.out.splitlines()) == 2
     assert set(states(database)) == {73}
