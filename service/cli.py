@@ -403,9 +403,12 @@ def sweep_command(dry_run: bool, adopt: bool, yes: bool, as_json: bool) -> None:
             _report_swept(_sweep_at_once(sweeper, adopt=False), as_json)
             return
         preview = sweeper.dry_run(adopt=adopt)
-        _report_swept(preview, as_json)
         if dry_run:
+            _report_swept(preview, as_json, done=False)
             sys.exit(1 if preview.found else 0)
+        for one in preview.found:
+            click.echo(f"{one.package_id:>10}  {one.why}", err=True)
+        _conclude(preview)
         if not preview.found:
             return
         _ask(f"adopt {counted(len(preview.found), 'package')}", yes)
@@ -696,10 +699,14 @@ def _sweep_at_once(sweeper: Sweeper, adopt: bool) -> Swept:
     return swept
 
 
-def _report_swept(swept: Swept, as_json: bool) -> None:
-    """What was found. Raises `ConfigurationError` or `OmsUnreachable` where not all could be listed."""
+def _report_swept(swept: Swept, as_json: bool, *, done: bool = True) -> None:
     for one in swept.found:
-        _report(one.package_id, Acted(True, one.why), as_json)
+        _report(one.package_id, Acted(done, one.why), as_json)
+    _conclude(swept)
+
+
+def _conclude(swept: Swept) -> None:
+    """Says how much was found. Raises `ConfigurationError` or `OmsUnreachable` where not all could be listed."""
     if swept.problem is None:
         click.echo(f"{counted(swept.listed, 'package')} in Packed, {len(swept.found)} to look at", err=True)
     elif swept.problem.startswith(FILTER_IGNORED):

@@ -404,6 +404,22 @@ def test_preview_of_many_is_cut_short_and_a_package_under_command_is_left_out(
     assert "Dismiss 25 packages? [y/N]" in ended.err
 
 
+def test_sweep_tells_what_it_did_from_what_it_would_do(
+    autoship: Autoship, oms: FaultyOms, at_oms: dict[str, str]
+) -> None:
+    oms.create(73, ["500"], state="500")
+    found = {"id": 73, "done": False, "text": "no webhook announced it"}
+    dry = autoship("sweep", "--dry-run", "--json", **at_oms)
+    assert (dry.code, dry.told) == (1, [found])
+    asked = autoship("sweep", "--adopt", "--json", answer="n\n", **at_oms)
+    assert (asked.code, asked.out) == (0, "")
+    assert "        73  no webhook announced it\n1 package in Packed, 1 to look at\nadopt 1 package? [y/N]" in asked.err
+    adopted = autoship("sweep", "--adopt", "--json", answer="y\n", **at_oms)
+    assert (adopted.code, adopted.told) == (0, [found | {"done": True}])
+    oms.create(74, ["500"], state="500")
+    assert autoship("sweep", "--json", **at_oms).told == [found | {"id": 74, "done": True}]
+
+
 # What explain says.
 
 
