@@ -292,6 +292,17 @@ def test_a_key_is_found_however_it_is_written_and_not_in_one_that_only_begins_or
     ]
 
 
+def test_tables_that_are_no_rules_do_not_count_as_such() -> None:
+    text = '[[colour]]\n[[rule]]\nname = "r"\naction = 1\n[taste]\nX = 1\n[X]\n'
+    assert problems(text) == [
+        DEFAULT_MISSING,
+        "line 1: unknown key 'colour'",
+        "line 4: " + BAD_ACTION.format(1),
+        "line 5: unknown key 'taste'",
+        "line 7: unknown key 'X'",
+    ]
+
+
 @pytest.mark.parametrize("opening", ["[colour]", "[[ colour ]]", '["a.c"]'])
 def test_a_table_is_found_where_it_opens(opening: str) -> None:
     [problem] = problems(f'abc = {{}}\n{opening}\ncolour = "2"')[1:]
@@ -300,12 +311,13 @@ def test_a_table_is_found_where_it_opens(opening: str) -> None:
 
 @pytest.mark.parametrize("opening", ["rule = [", "rule = [\n", "rule=[\n  # {\n\n"])
 def test_rules_written_as_one_list_are_found_where_each_begins(opening: str) -> None:
-    text = f'default = "ship"\n{opening}' + '{ action = "ship", name = 5 },\n  {name = "b", when = {x = 1}},\n]'
-    first, second, third = problems(text)
+    text = f'default = "ship"\n{opening}' + '{ action = "ship", name = 5 },\n  {name = "b", when = {x = 1}},\n{},]'
+    first, second, third, *last = problems(text)
     line = 2 + opening.count("\n")
     assert first == f"line {line}: name must be a text"
     assert second == NO_ACTION.format(line + 1)
     assert third.startswith(f"line {line + 1}: unknown field 'x'")
+    assert last == [f"line {line + 2}: a rule needs a name", NO_ACTION.format(line + 2)]
 
 
 def test_a_line_that_begins_with_a_brace_begins_no_rule_within_one() -> None:
