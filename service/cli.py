@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -61,6 +62,7 @@ _PORT_WAIT_S = 5.0
 _SWEEP_WAIT_S = 2.0
 _PAGE = 500
 _PREVIEW = 20
+_HTTP_URL = re.compile(r"https?://[^/?#:\s]", re.IGNORECASE)
 
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -514,6 +516,8 @@ def quarantine_retry(delivery_ids: Sequence[int], yes: bool, as_json: bool) -> N
 @_json_option
 def sign(file: BinaryIO, url: str | None, as_json: bool) -> None:
     """Print the headers of a signed test delivery of FILE, as the OMS would send it."""
+    if url is not None and not _HTTP_URL.match(url):
+        raise click.UsageError("--send: must be a URL that begins with http:// or https:// and names a host")
     required = configuration.load_authentication(_environment())
     body = file.read()
     headers = sender.headers(_event_type(body), body, next(iter(required.secrets), None), _demanded(required))
@@ -722,10 +726,13 @@ def _report_brakes(paused: bool, acted: Acted, as_json: bool) -> None:
 
 
 def _event_type(body: bytes) -> str:
+    """What stands in the body, where a header can hold it: a test delivery may be any bytes."""
     try:
-        return str(json.loads(body)["event"]["type"])
-    except (ValueError, TypeError, LookupError):
-        return "package.status.packed"
+        found = json.loads(body)["event"]["type"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        found = None
+    plain = isinstance(found, str) and found.isascii() and found.isprintable() and found.strip() == found != ""
+    return found if plain else "package.status.packed"
 
 
 def _told_rule(rule: Rule) -> dict[str, object]:

@@ -326,6 +326,29 @@ def test_sign_prints_headers_that_verify_and_never_the_secret(autoship: Autoship
     assert autoship("sign", "body.json", WEBHOOK_SECRETS="").code == 2
 
 
+@pytest.mark.parametrize(
+    "event_type", ['"pa\\u00e7kage"', '"a\\r\\nX-Injected: 1"', '"a\\u0000"', '" a"', '""', "null", "7", "[" * 9999]
+)
+def test_an_event_type_that_no_header_can_hold_is_not_put_into_one(
+    autoship: Autoship, oms: FaultyOms, at_oms: dict[str, str], tmp_path: Path, event_type: str
+) -> None:
+    (tmp_path / "body.json").write_text(f'{{"event": {{"type": {event_type}}}}}', encoding="utf-8")
+    ended = autoship("sign", "body.json", "--send", at_oms["OMS_BASE_URL"], **at_oms)
+    assert (ended.code, ended.err) == (0, "answered 401\n")
+    assert ended.out.splitlines()[1] == "X-Whisperer-Event: package.status.packed"
+    assert len(ended.out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8008/", "ftp://h/", "http://", "https:///x", "http://:80", "http:/h", ""]
+)
+def test_a_url_that_cannot_be_sent_to_is_a_usage_error(autoship: Autoship, tmp_path: Path, url: str) -> None:
+    (tmp_path / "body.json").write_text("{}", encoding="utf-8")
+    ended = autoship("sign", "body.json", "--send", url)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Error: --send: must be a URL that begins with http:// or https:// and names a host" in ended.err
+
+
 def test_signed_delivery_can_be_sent_and_a_missing_answer_is_an_error(
     autoship: Autoship, oms: FaultyOms, at_oms: dict[str, str], tmp_path: Path
 ) -> None:
