@@ -62,6 +62,7 @@ def serve(environ: Mapping[str, str]) -> int:
     """
     stopping = _stopping()
     config = configuration.load(environ, default_database=SQLITE_DEFAULT)
+    logs.configure(config.log_level, config.log_format, config.display_tz)
     refuse_taken_port(config.port, "PORT")
     prepare(config)
     chosen = {"DATABASE_URL": config.database_url, "DATABASE_URL_FILE": ""}
@@ -81,6 +82,7 @@ def serve_sandbox(environ: Mapping[str, str], say: Callable[[str], None]) -> int
     with sandbox.serve(oms) as server:
         mine = _sandbox_environment(server.url, oms)
         config = configuration.load(own | mine)
+        logs.configure(config.log_level, config.log_format, config.display_tz)
         refuse_taken_port(config.port, "PORT")
         _write_sandbox(mine | {"PORT": str(config.port)})
         prepare(config)
@@ -110,8 +112,7 @@ def not_of_a_sandbox(environ: Mapping[str, str]) -> str | None:
 
 
 def prepare(config: Config) -> None:
-    """Brings the schema up to date and says so in the log where there was something to do."""
-    logs.configure(config.log_level, config.log_format, config.display_tz)
+    """Brings the schema up to date; where there was something to do, the log of a process says so."""
     database = Database(config.database_url)
     before = database.migrate(config.oms.base_url)
     if before is None or before < HEAD:

@@ -259,6 +259,12 @@ def test_messages_go_to_stderr_and_data_to_stdout(autoship: Autoship, database: 
     assert (ended.out, ended.err) == ("", "paused\n")
 
 
+def test_migrate_speaks_to_a_person_as_every_command_that_ends(autoship: Autoship) -> None:
+    for _ in range(2):
+        ended = autoship("migrate")
+        assert (ended.code, ended.out, ended.err) == (0, "", "the database is up to date\n")
+
+
 # Rules and test deliveries.
 
 
@@ -339,9 +345,7 @@ def test_an_event_type_that_no_header_can_hold_is_not_put_into_one(
     assert len(ended.out.splitlines()) == 3
 
 
-@pytest.mark.parametrize(
-    "url", ["127.0.0.1:8008/", "ftp://h/", "http://", "https:///x", "http://:80", "http:/h", ""]
-)
+@pytest.mark.parametrize("url", ["127.0.0.1:8008/", "ftp://h/", "http://", "https:///x", "http://:80", "http:/h", ""])
 def test_a_url_that_cannot_be_sent_to_is_a_usage_error(autoship: Autoship, tmp_path: Path, url: str) -> None:
     (tmp_path / "body.json").write_text("{}", encoding="utf-8")
     ended = autoship("sign", "body.json", "--send", url)
