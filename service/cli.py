@@ -40,7 +40,7 @@ from service import (
 from service import config as configuration
 from service.case import CaseState, Reason
 from service.config import Config
-from service.database import Database
+from service.database import HEAD, Database
 from service.delivery import Authentication
 from service.diagnosis import NOT_CHECKED, Finding, Judgement
 from service.errors import AutoshipError, ConfigurationError, DatabaseOutdated, DatabaseUnavailable, OmsUnreachable
@@ -170,8 +170,9 @@ def worker_command() -> None:
 @main.command()
 def migrate() -> None:
     """Create the database or bring it up to date."""
-    up.prepare(_config())
-    click.echo("the database is up to date", err=True)
+    before = up.prepare(_config())
+    changed = f": its schema was {before} and is {HEAD} now" if before else ""
+    click.echo(f"the database is up to date{changed}", err=True)
 
 
 @main.command("sandbox")

@@ -111,13 +111,15 @@ def not_of_a_sandbox(environ: Mapping[str, str]) -> str | None:
     return next((name for name, value in environ.items() if value and name.startswith(_NOT_TAKEN_OVER)), None)
 
 
-def prepare(config: Config) -> None:
-    """Brings the schema up to date; where there was something to do, the log of a process says so."""
+def prepare(config: Config) -> str | None:
+    """Brings the schema up to date and says so in the log. The version it had, None where there was nothing to do."""
     database = Database(config.database_url)
-    before = database.migrate(config.oms.base_url)
-    if before is None or before < HEAD:
-        _MIGRATED.emit(before=before or "empty", after=HEAD)
+    before = database.migrate(config.oms.base_url) or "empty"
     database.dispose()
+    if before != "empty" and before >= HEAD:
+        return None
+    _MIGRATED.emit(before=before, after=HEAD)
+    return before
 
 
 def refuse_taken_port(port: int, named: str, host: str = "0.0.0.0", within_s: float = 0.0) -> None:  # noqa: S104
