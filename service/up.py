@@ -85,20 +85,21 @@ def serve_sandbox(environ: Mapping[str, str], say: Callable[[str], None]) -> int
         logs.configure(config.log_level, config.log_format, config.display_tz)
         refuse_taken_port(config.port, "PORT")
         _write_sandbox(mine | {"PORT": str(config.port)})
-        prepare(config)
-        webhooks_url = f"http://127.0.0.1:{config.port}/webhooks/oms/packages"
-        say(f"Sandbox: a stand-in OMS at {server.url} packs {len(oms.packages)} sample packages. Ctrl-C ends it.")
-        oms.start(webhooks_url)
-        for task in (lambda: sandbox.play(oms), lambda: _tell_when_settled(config, say, stopping)):
-            threading.Thread(target=task, daemon=True).start()
         try:
+            prepare(config)
+            webhooks_url = f"http://127.0.0.1:{config.port}/webhooks/oms/packages"
+            say(f"Sandbox: a stand-in OMS at {server.url} packs {len(oms.packages)} sample packages. Ctrl-C ends it.")
+            oms.start(webhooks_url)
+            for task in (lambda: sandbox.play(oms), lambda: _tell_when_settled(config, say, stopping)):
+                threading.Thread(target=task, daemon=True).start()
             return _supervise(own | mine, stopping)
         finally:
+            SANDBOX_ENVIRONMENT.unlink(missing_ok=True)
             oms.stop()
 
 
 def sandbox_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
-    """`environ` for the last sandbox in this folder, so that other commands find it without being told."""
+    """`environ` for the sandbox that runs in this folder, so that other commands find it without being told."""
     try:
         found: dict[str, str] = json.loads(SANDBOX_ENVIRONMENT.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -182,7 +183,8 @@ def _tell_when_settled(config: Config, say: Callable[[str], None], stopping: thr
         if {row["package_id"]: (row["state"], row["reason"]) for row in rows} == sandbox.SAMPLE_ENDS:
             table = "\n".join([explain.TABLE_HEADER, *(explain.table_line(row) for row in rows)])
             say(f"\nAll sample packages are settled:\n\n{table}\n")
-            say("Try in another terminal, in this folder: autoship packages, autoship explain 79\n")
+            us = sys.argv[0] if Path(sys.argv[0]).name == "autoship" else "python -m service"
+            say(f"Try in another terminal, in this folder: {us} packages, {us} explain 79\n")
             return
 
 

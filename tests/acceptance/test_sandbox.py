@@ -153,13 +153,16 @@ def test_terminal_shows_readable_lines_then_a_summary_and_ctrl_c_ends_all(tmp_pa
 
 
 @pytest.mark.usefixtures("no_signal_is_ignored")
-def test_the_end_of_the_terminal_ends_all(tmp_path: Path) -> None:
+def test_the_end_of_the_terminal_ends_all_and_no_command_acts_on_what_is_over(tmp_path: Path) -> None:
     with commands.running("up", "--sandbox", cwd=tmp_path, variables={"PORT": commands.free_port()}) as up:
         for started in ("worker.started", "web.started"):
             up.wait_for(started)
         family = commands.family(up.process.pid)
         assert up.end(signal.SIGHUP) == 0
         assert [pid for pid in family if commands.is_alive(pid)] == []
+    paused = commands.autoship("pause", cwd=tmp_path)
+    assert (paused.code, paused.out) == (2, "")
+    assert "OMS_BASE_URL: required" in paused.err
 
 
 def test_up_ships_from_the_configured_oms_though_nobody_reads_its_output(tmp_path: Path, database_url: str) -> None:
