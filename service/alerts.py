@@ -25,7 +25,7 @@ from service.database import Database, Transaction
 from service.database import alerts as table
 from service.errors import DatabaseUnavailable
 from service.sweep import FILTER_IGNORED
-from service.vitals import LONG_HELD_BACK, Vitals
+from service.vitals import LONG, Vitals
 
 LOOK_EVERY_S = 10.0
 SEND_WITHIN_S = 20.0
@@ -96,12 +96,19 @@ def _held_back(found: Vitals) -> int:
     """What nothing else tells of: where the breaker or a pause holds them back, that is known."""
     if found.paused_at is not None or found.breaker_opened_at is not None:
         return 0
-    unread = found.asked_to_wait and found.oldest_due_s >= LONG_HELD_BACK.total_seconds()
+    unread = found.asked_to_wait and found.oldest_due_s >= LONG.total_seconds()
     return max(found.held_back, int(unread))
 
 
 def _pile(found: Vitals, *reasons: Reason) -> int:
     piled = found.count(CaseState.WAITING, *reasons)
+    return piled if piled >= PILE else 0
+
+
+def _unfit(found: Vitals) -> int:
+    """Half-packed packages are everyday business, but not where they are all there is."""
+    others_pass = found.attempts or found.count(CaseState.WOULD_SHIP)
+    piled = sum(n for reason, n in found.unfit.items() if reason != Reason.ITEMS_MIXED or not others_pass)
     return piled if piled >= PILE else 0
 
 
@@ -173,6 +180,14 @@ ALERTS: Mapping[str, Alert] = {
         "go on by themselves once RULES_FILE no longer asks it.",
         "package.waiting",
         lambda found: _pile(found, Reason.RULE_FIELD_MISSING),
+    ),
+    "items_unfit": Alert(
+        "packages in Packed do not ship, as their items or states do not look packed",
+        "autoship doctor, and autoship explain ID for one of autoship packages --state waiting, show what the OMS says. "
+        "If the items are packed, ITEM_PACKED_STATUS is wrong; if it shows none or others', OMS_ITEMS_PATH; if states "
+        "are of another kind, OMS_BASE_URL. Corrected, restart: they ship by themselves.",
+        "package.waiting",
+        _unfit,
     ),
     "filter_ignored": Alert(
         "the OMS ignores OMS_LIST_FILTER: the sweep has stopped",

@@ -28,7 +28,9 @@ from service.policy import UNKNOWN_TO_OMS
 
 ATTEMPTS_WITHIN = timedelta(hours=24)
 UNANNOUNCED_WITHIN = timedelta(hours=1)
-LONG_HELD_BACK = timedelta(minutes=30)
+LONG = timedelta(minutes=30)
+# What a package in Packed waits for where its items, or what it calls its states, cannot be taken as packed.
+UNFIT = (Reason.ITEMS_MIXED, Reason.NO_ITEMS, Reason.ITEMS_INCOMPLETE, Reason.WRONG_ENUM_CLASS)
 # With the usual backoff, after some minutes.
 READ_FAILURES = 6
 
@@ -40,7 +42,8 @@ class Vitals:
     `deliveries` counts what was answered 2xx and is kept, repetitions under `duplicate`. `attempts` are those of the
     last 24 h by outcome, `open` without one. `unannounced`: packages that the sweep alone found within the last hour.
     `unreadable`: packages whose last six reads or more all failed, but those the OMS does not know. `held_back`:
-    packages that have been in Packed for half an hour and wait behind a brake. `held_up`: what is due may rightly wait.
+    packages that have been in Packed for half an hour and wait behind a brake. `unfit`: those looked at for as long that
+    wait for one of `UNFIT`, by reason. `held_up`: what is due may rightly wait.
     """
 
     now: datetime
@@ -52,6 +55,7 @@ class Vitals:
     unannounced: int
     unreadable: int
     held_back: int
+    unfit: Mapping[str, int]
     missed: int
     oldest_due_at: datetime | None
     worker_seen_at: datetime | None
@@ -122,6 +126,7 @@ def read(database: Database, rate_per_s: float, *, count_deliveries: bool = True
         unannounced=one["unannounced"]["n"],
         unreadable=one["unreadable"]["n"],
         held_back=one["held_back"]["n"],
+        unfit={row["a"]: row["n"] for row in rows if row["part"] == "unfit"},
         missed=one["sweep"]["n"],
         oldest_due_at=one["due"]["at"],
         worker_seen_at=one["worker"]["at"],
@@ -143,7 +148,8 @@ def _parts(now: datetime, rate_per_s: float) -> tuple[sa.Select[Any], ...]:
     # That a package is not there is an answer.
     answered = packages.c.read_problem.is_distinct_from(UNKNOWN_TO_OMS)
     unread = packages.c.failed_reads >= READ_FAILURES, answered
-    behind_brake = packages.c.state == CaseState.WAITING, packages.c.reason == Reason.BRAKE
+    waiting, reason = packages.c.state == CaseState.WAITING, packages.c.reason
+    unfit = waiting, reason.in_(UNFIT), packages.c.looking_since <= now - LONG
     recent_attempts = attempts.c.started_at > now - ATTEMPTS_WITHIN
     outcome = sa.func.coalesce(attempts.c.outcome, "open")
     held_up = sa.case((holds_up_work(now, rate_per_s), 1), else_=0)
@@ -156,7 +162,8 @@ def _parts(now: datetime, rate_per_s: float) -> tuple[sa.Select[Any], ...]:
         _part("quarantine", n=sa.func.count(quarantine.c.delivery_id)),
         _part("unannounced", n=count).where(*alone, packages.c.created_at > now - UNANNOUNCED_WITHIN),
         _part("unreadable", n=count).where(packages.c.due_at.is_not(None), *unread),
-        _part("held_back", n=count).where(*behind_brake, packages.c.packed_since <= now - LONG_HELD_BACK),
+        _part("held_back", n=count).where(waiting, reason == Reason.BRAKE, packages.c.packed_since <= now - LONG),
+        _part("unfit", a=reason, n=count).where(*unfit).group_by(reason),
         _part("due", at=sa.func.min(packages.c.due_at)).where(*worklist.is_due(now)),
         _part("worker", at=sa.func.max(workers.c.seen_at)),
         _part("sweep", a=sweep.c.problem, n=sweep.c.missed, at=sweep.c.finished_at),

@@ -133,6 +133,18 @@ def test_a_package_is_held_back_once_it_has_waited_for_half_an_hour_behind_a_bra
     assert (told[0], told[-1]) == (0, 1)
 
 
+def test_a_package_is_unfit_once_its_items_have_kept_it_waiting_for_half_an_hour(floor: Floor) -> None:
+    floor.oms.create(73, ["400"], state="500")
+    floor.oms.create(74, [], state="500")
+    for package_id in (73, 74):
+        floor.hint(package_id)
+    floor.look()
+    floor.clock.turn(timedelta(minutes=29))
+    assert vitals.read(floor.store, 10).unfit == {}
+    floor.clock.turn(timedelta(minutes=1))
+    assert vitals.read(floor.store, 10).unfit == {"items_mixed": 1, "no_items": 1}
+
+
 def test_what_a_newer_version_wrote_cannot_break_the_format(busy: Floor) -> None:
     strange = 'a"b\\c\nd'
     with busy.store.transaction() as transaction:
@@ -181,6 +193,7 @@ LIMITS: dict[str, tuple[str, str, str]] = {
     "AutoshipPaused": ("autoship_paused", "0", "1"),
     "AutoshipNeedsAttention": ('autoship_packages{state="needs_attention", reason="refused"}', "0", "1"),
     "AutoshipRefusals": (WAITING % "retry_after_refusal", "4", "5"),
+    "AutoshipItemsUnfit": (WAITING % "no_items", "4", "5"),
     "AutoshipBacklog": (WAITING % "backlog_to_confirm", "0", "1"),
     "AutoshipWebhooksMissed": ("autoship_missed_webhooks_total", "3", "3+0x90 4"),
     "AutoshipSweepOverdue": ("autoship_last_sweep_timestamp_seconds", "3600", "3599"),
