@@ -217,8 +217,8 @@ ALERTS: Mapping[str, Alert] = {
     ),
     "worker_silent": Alert(
         "no worker is at work",
-        "Start one (autoship worker), or restart the one that hangs. Deliveries are still accepted and nothing is "
-        "lost; what is due ships when a worker is back.",
+        "Start one (autoship worker), or restart the one that hangs. If /readyz answers 503, mend the database first: "
+        "a worker that cannot write is not seen. What was accepted is not lost; it ships when a worker is back.",
         "worker.silent",
         None,
         patience_s=WATCHED_FOR_S,

@@ -59,7 +59,11 @@ _REFUSED = logs.declare(
 Page = str | BaseResponse | tuple[str, int] | tuple[str, int, dict[str, str]]
 
 
-def install(app: Flask, config: Config, database: Database, lookup: Lookup, turn: Turn) -> None:
+# Why deliveries cannot be stored now, by a trial write.
+Probe = Callable[[], DatabaseUnavailable | None]
+
+
+def install(app: Flask, config: Config, database: Database, lookup: Lookup, turn: Turn, probe: Probe) -> None:
     """Adds the pages to an application, and the cookie they need."""
     app.secret_key = signin.key_of(config.admin_token)
     app.session_interface = signin.Sessions()
@@ -69,7 +73,7 @@ def install(app: Flask, config: Config, database: Database, lookup: Lookup, turn
     app.jinja_env.globals.update(
         counted=counted, form_token=signin.form_token, max_why=MAX_WHY, max_name=MAX_NAME, version=__version__
     )
-    app.register_blueprint(_blueprint(_Console(config, database, lookup, turn)))
+    app.register_blueprint(_blueprint(_Console(config, database, lookup, turn, probe)))
 
 
 def _blueprint(console: _Console) -> Blueprint:
@@ -110,12 +114,13 @@ class _Asked:
 class _Console:
     """The pages."""
 
-    def __init__(self, config: Config, database: Database, lookup: Lookup, turn: Turn) -> None:
+    def __init__(self, config: Config, database: Database, lookup: Lookup, turn: Turn, probe: Probe) -> None:
         self._config = config
         self._live = config.settings.live
         self._database = database
         self._lookup = lookup
         self._turn = turn
+        self._probe = probe
         self._tries = signin.Tries()
 
     # Who may.
@@ -160,6 +165,7 @@ class _Console:
 
     def start(self) -> Page:
         """Whether anything needs a person, and how today goes."""
+        unwritable = self._probe()
         with self._turn():
             found = vitals.read(self._database, self._config.oms_rate_per_s, count_deliveries=False)
             with self._database.reading() as transaction:
@@ -169,7 +175,7 @@ class _Console:
         return self._page(
             "start.html",
             found,
-            standing=standing.judge(found, day.shipped, live=self._live),
+            standing=standing.judge(found, day.shipped, live=self._live, writable=unwritable is None),
             day=day,
             needing=needing,
             needing_in_all=found.count(CaseState.NEEDS_ATTENTION),

@@ -55,7 +55,7 @@ CHECKS: Mapping[str, Meaning] = {
     "database_migrated": Meaning("No process works on a schema it does not know."),
     "database_of_this_oms": Meaning("Package ids of two OMSs in one database would be mistaken for each other."),
     "database_durable": Meaning("What a database forgets is a delivery lost, or an attempt that is not read back."),
-    "worker_seen": Meaning("Without a worker deliveries are accepted and nothing ships."),
+    "worker_seen": Meaning("Without a worker nothing ships."),
     "public_url": Meaning("The OMS's deliveries come this way; it does not repeat one that was redirected."),
     "oms_answers": Meaning("Nothing is commanded without a fresh read."),
     "token": Meaning("A token that is not accepted opens the breaker: nothing ships.", ("login", "oms.log_in")),

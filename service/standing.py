@@ -32,7 +32,7 @@ LABELS: Mapping[Light, str] = {
     Light.STOPPED: "Standing still",
 }
 # While one of these is open no package ships, most pressing first.
-_STOPPING = ("token_rejected", "breaker_open", "hourly_cap", "worker_silent")
+_STOPPING = ("no_writes", "token_rejected", "breaker_open", "hourly_cap", "worker_silent")
 # Told package by package.
 _BY_PACKAGE = "needs_attention"
 _RESUMABLE = ("token_rejected", "breaker_open", "hourly_cap")
@@ -75,11 +75,25 @@ class Standing:
         return LABELS[self.light]
 
 
-def judge(found: Vitals, shipped_today: int, *, live: bool) -> Standing:
-    """How the service stands by these vitals."""
+# No alert: people are told through the database. The platform's probe of /readyz tells them.
+NO_WRITES = Concern(
+    "no_writes",
+    "the database takes no writes: deliveries are answered 503",
+    "Look whether its disk is full, whether another process locks it, and for database.unavailable in the logs. The OMS "
+    "sends again what was answered 503, for 2 h 25 min with what autoship register sets; the sweep finds the rest.",
+    count=1,
+    cause=None,
+    since=None,
+)
+
+
+def judge(found: Vitals, shipped_today: int, *, live: bool, writable: bool = True) -> Standing:
+    """How the service stands by these vitals, and by whether a trial write went through."""
     counts = alerts.judge(found, _silence(found))
     order = sorted(counts, key=lambda name: _STOPPING.index(name) if name in _STOPPING else len(_STOPPING))
     concerns = tuple(_concern(name, counts[name], found) for name in order if name != _BY_PACKAGE)
+    if not writable:
+        order, concerns = [NO_WRITES.name, *order], (NO_WRITES, *concerns)
     return Standing(
         light=_light(order, paused=found.paused_at is not None, live=live),
         headline=_headline(found, concerns, live=live),

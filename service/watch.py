@@ -27,8 +27,7 @@ LATE = "the oldest due package is 5 minutes late"
 _SILENT = logs.declare(
     "worker.silent",
     logging.ERROR,
-    "No worker has been seen for a minute, or the oldest due package is 5 minutes late (`cause`); deliveries are "
-    "still accepted.",
+    "No worker has been seen for a minute, or the oldest due package is 5 minutes late (`cause`).",
     ("cause",),
     alert=True,
 )

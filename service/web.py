@@ -77,6 +77,34 @@ class _Turns:
             self._free.release()
 
 
+class _Probe:
+    """A trial write. Anybody may ask, any number at a time: whoever waits shares the next one."""
+
+    def __init__(self, database: Database, turns: _Turns) -> None:
+        self._database = database
+        self._turns = turns
+        self._lock = threading.Lock()
+        self._began_at = -math.inf
+        self._found: DatabaseUnavailable | None = None
+
+    def problem(self) -> DatabaseUnavailable | None:
+        """Why deliveries cannot be stored now, or None."""
+        came_at = time.monotonic()
+        with self._lock:
+            if self._began_at <= came_at:
+                self._began_at = time.monotonic()
+                self._found = self._write()
+            return self._found
+
+    def _write(self) -> DatabaseUnavailable | None:
+        try:
+            with self._turns.take():
+                self._database.probe_write()
+        except DatabaseUnavailable as problem:
+            return problem
+        return None
+
+
 def create_app(config: Config | None = None, database: Database | None = None) -> Flask:
     """The WSGI application; reads the environment where it is not given a configuration."""
     if config is None:
@@ -98,11 +126,12 @@ def create_app(config: Config | None = None, database: Database | None = None) -
     )
     app.add_url_rule("/livez", "livez", _alive)
     app.add_url_rule("/healthz", "healthz", _alive)
-    app.add_url_rule("/readyz", view_func=_readiness(database, turns))
+    probe = _Probe(database, turns)
+    app.add_url_rule("/readyz", "readyz", _readiness(probe))
     if config.admin_token:
         lookup = Lookup(config, database, turns.take)
         app.register_blueprint(api.blueprint(config, database, lookup, turns.take))
-        console.install(app, config, database, lookup, turns.take)
+        console.install(app, config, database, lookup, turns.take, probe.problem)
     app.register_error_handler(HTTPException, _refused)
     app.register_error_handler(ParseException, lambda problem: _error(400, "bad_request"))
     app.register_error_handler(DeliveryRejected, _rejected)
@@ -159,33 +188,13 @@ def _alive() -> Response:
     return jsonify(status="ok")
 
 
-def _readiness(database: Database, turns: _Turns) -> Callable[[], Response]:
-    lock = threading.Lock()
-    began_at = -math.inf
-    found: DatabaseUnavailable | None = None
-
+def _readiness(probe: _Probe) -> Callable[[], Response]:
     def readyz() -> Response:
-        """Anybody may ask, any number at a time: whoever waits shares the next write."""
-        nonlocal began_at, found
-        came_at = time.monotonic()
-        with lock:
-            if began_at <= came_at:
-                began_at = time.monotonic()
-                found = _probed(database, turns)
-        if found is not None:
-            raise found
+        if (problem := probe.problem()) is not None:
+            raise problem
         return jsonify(status="ok")
 
     return readyz
-
-
-def _probed(database: Database, turns: _Turns) -> DatabaseUnavailable | None:
-    try:
-        with turns.take():
-            database.probe_write()
-    except DatabaseUnavailable as problem:
-        return problem
-    return None
 
 
 def _refused(problem: HTTPException) -> tuple[Response, int]:

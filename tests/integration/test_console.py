@@ -492,6 +492,22 @@ def test_without_a_database_the_pages_say_so_and_nothing_is_done(
 
 
 @on_sqlite
+def test_the_start_page_says_that_the_database_takes_no_writes(
+    configured: Callable[..., Config], database: Database, database_url: str
+) -> None:
+    person = Person(create_app(configured(ADMIN_TOKEN=TOKEN), Database(database_url, patience_s=0.1)).test_client())
+    person.sign_in()
+    assert "Nothing needs you" in person.get("/")
+    with locked(database_url):
+        assert deliver(person.client, a_document()).status_code == 503
+        page = person.get("/")
+    assert "Standing still" in page
+    assert "The database takes no writes: deliveries are answered 503." in page
+    assert "still accepted" not in page
+    assert "Nothing needs you" in person.get("/")
+
+
+@on_sqlite
 def test_a_defect_of_ours_is_told_without_a_trace_of_it(
     person: Person, floor: Floor, caplog: pytest.LogCaptureFixture
 ) -> None:

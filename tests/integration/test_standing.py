@@ -68,5 +68,11 @@ def test_what_needs_a_person_comes_with_cause_and_age_the_most_pressing_first() 
     assert found.concerns[0].advice == alerts.ALERTS["breaker_open"].advice
 
 
+def test_a_database_that_takes_no_writes_stops_everything_and_is_told_first() -> None:
+    found = judge(replace(HEALTHY, **CALM | BREAKER), 0, live=True, writable=False)
+    assert (found.light, [one.name for one in found.concerns]) == (Light.STOPPED, ["no_writes", "breaker_open"])
+    assert found.headline == "The database takes no writes: deliveries are answered 503."
+
+
 def test_packages_that_need_a_person_are_told_one_by_one_and_not_as_a_concern() -> None:
     assert judge(replace(HEALTHY, **ONE_NEEDS), 0, live=True).concerns == ()
