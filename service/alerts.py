@@ -92,6 +92,12 @@ def _capped(found: Vitals) -> bool:
     return found.paused_at is not None and not found.paused_by_person
 
 
+def _forgotten_pause(found: Vitals) -> int:
+    """What waits behind a pause that a person made long ago."""
+    long_ago = found.paused_at is not None and found.now - found.paused_at >= LONG
+    return found.count(CaseState.WAITING, Reason.BRAKE) if long_ago and found.paused_by_person else 0
+
+
 def _held_back(found: Vitals) -> int:
     """What nothing else tells of: where the breaker or a pause holds them back, that is known."""
     if found.paused_at is not None or found.breaker_opened_at is not None:
@@ -160,6 +166,13 @@ ALERTS: Mapping[str, Alert] = {
         "Look at what ships: autoship packages --state shipped. Then: autoship resume",
         "brake.changed",
         _capped,
+    ),
+    "paused": Alert(
+        "commands have been paused for half an hour, and packages wait",
+        "autoship explain ID, for one of autoship packages --reason brake, says who paused, and why if that was said. "
+        "When that is over: autoship resume",
+        "brake.changed",
+        _forgotten_pause,
     ),
     "needs_attention": Alert(
         "packages wait for a person",

@@ -32,10 +32,10 @@ LABELS: Mapping[Light, str] = {
     Light.STOPPED: "Standing still",
 }
 # While one of these is open no package ships, most pressing first.
-_STOPPING = ("no_writes", "token_rejected", "breaker_open", "hourly_cap", "worker_silent")
+_STOPPING = ("no_writes", "token_rejected", "breaker_open", "hourly_cap", "worker_silent", "paused")
 # Told package by package.
 _BY_PACKAGE = "needs_attention"
-_RESUMABLE = ("token_rejected", "breaker_open", "hourly_cap")
+_RESUMABLE = ("token_rejected", "breaker_open", "hourly_cap", "paused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +157,7 @@ _TRACES: Mapping[str, Callable[[Vitals], tuple[str | None, datetime | None]]] = 
     "token_rejected": lambda found: (None, found.breaker_opened_at),
     "breaker_open": lambda found: (found.breaker_cause, found.breaker_opened_at),
     "hourly_cap": lambda found: (found.pause_cause, found.paused_at),
+    "paused": lambda found: (found.pause_cause, found.paused_at),
     "worker_silent": lambda found: (None, found.worker_seen_at or found.made_at),
     "webhooks_silent": lambda found: (None, found.last_webhook_at or found.made_at),
     "filter_ignored": lambda found: (found.sweep_problem, found.last_sweep_at),

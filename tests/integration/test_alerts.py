@@ -58,6 +58,7 @@ HEALTHY = Vitals(
     hold_off_until=None,
     held_up=True,
 )
+PAUSED: dict[str, Any] = {"pause_cause": brakes.BY_OPERATOR, "packages": {("waiting", "brake"): 2}}
 SILENT: dict[str, Any] = {"last_webhook_at": NOW - 61 * MINUTE, "unannounced": 3}
 
 
@@ -77,6 +78,10 @@ SILENT: dict[str, Any] = {"last_webhook_at": NOW - 61 * MINUTE, "unannounced": 3
         ({"hold_off_until": NOW + 16 * MINUTE, "oldest_due_at": NOW - 30 * MINUTE}, {}),  # before a clock was set back
         ({"paused_at": NOW, "pause_cause": "9 commands within an hour (SHIP_MAX_PER_HOUR)"}, {"hourly_cap": 1}),
         ({"paused_at": NOW, "pause_cause": brakes.BY_OPERATOR}, {}),
+        (PAUSED | {"paused_at": NOW - 30 * MINUTE}, {"paused": 2}),
+        (PAUSED | {"paused_at": NOW - 29 * MINUTE}, {}),
+        (PAUSED | {"paused_at": NOW - 30 * MINUTE, "packages": {("waiting", "grace"): 2}}, {}),
+        (PAUSED | {"paused_at": NOW - 30 * MINUTE, "pause_cause": "9 commands"}, {"hourly_cap": 1}),
         (
             {"packages": {("needs_attention", "refused"): 2, ("needs_attention", "bad_shape"): 1}},
             {"needs_attention": 3},

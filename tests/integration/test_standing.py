@@ -18,6 +18,7 @@ ONE_NEEDS: dict[str, Any] = {
     "packages": {("waiting", "grace"): 3, ("shipping", "sending"): 1, ("needs_attention", "refused"): 1}
 }
 PAUSED: dict[str, Any] = {"paused_at": NOW - HOUR, "pause_cause": "by Ayşe: stock count"}
+BEHIND: dict[str, Any] = {"packages": {("waiting", "brake"): 3}}
 SHADOW: dict[str, Any] = {"packages": {("would_ship", None): 1200}}
 BREAKER: dict[str, Any] = {"breaker_opened_at": NOW - HOUR, "breaker_cause": "the token may not read"}
 NOTHING_YET: dict[str, Any] = {"packages": {}, "last_webhook_at": None, "made_at": NOW}
@@ -36,6 +37,7 @@ NOTHING_YET: dict[str, Any] = {"packages": {}, "last_webhook_at": None, "made_at
         (NOTHING_YET, True, Light.CALM, "Nothing has come yet: no webhook, and no package in Packed. 412 shipped"),
         (CALM | PAUSED, True, Light.HELD, "Paused for 1 h by Ayşe: stock count. 412 shipped today"),
         (CALM | PAUSED | {"pause_cause": brakes.BY_OPERATOR}, True, Light.HELD, "Paused for 1 h by an operator. 412"),
+        (PAUSED | BEHIND, True, Light.STOPPED, "Commands have been paused for half an hour, and packages wait. 412"),
         (ONE_NEEDS | PAUSED, True, Light.NEEDS_YOU, "Paused for 1 h by Ayşe: stock count."),
         (SHADOW, False, Light.HELD, "Shadow mode: packages are judged, nothing is commanded. 1,200 would ship, 412"),
         (SHADOW | PAUSED, False, Light.HELD, "Paused for 1 h by Ayşe"),
@@ -72,6 +74,11 @@ def test_a_database_that_takes_no_writes_stops_everything_and_is_told_first() ->
     found = judge(replace(HEALTHY, **CALM | BREAKER), 0, live=True, writable=False)
     assert (found.light, [one.name for one in found.concerns]) == (Light.STOPPED, ["no_writes", "breaker_open"])
     assert found.headline == "The database takes no writes: deliveries are answered 503."
+
+
+def test_a_forgotten_pause_says_who_paused_and_can_be_resumed() -> None:
+    [concern] = judge(replace(HEALTHY, **PAUSED | BEHIND), 0, live=True).concerns
+    assert (concern.cause, concern.since, concern.can_be_resumed) == ("by Ayşe: stock count", NOW - HOUR, True)
 
 
 def test_packages_that_need_a_person_are_told_one_by_one_and_not_as_a_concern() -> None:
