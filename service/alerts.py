@@ -196,8 +196,8 @@ ALERTS: Mapping[str, Alert] = {
     ),
     "items_unfit": Alert(
         "packages in Packed do not ship, as their items or states do not look packed",
-        "autoship doctor, and autoship explain ID for one of autoship packages --state waiting, show what the OMS says. "
-        "If the items are packed, ITEM_PACKED_STATUS is wrong; if it shows none or others', OMS_ITEMS_PATH; if states "
+        "autoship doctor, and autoship explain ID for one of autoship packages --state waiting, show what the OMS says."
+        " If the items are packed, ITEM_PACKED_STATUS is wrong; if it shows none or others', OMS_ITEMS_PATH; if states "
         "are of another kind, OMS_BASE_URL. Corrected, restart: they ship by themselves.",
         "package.waiting",
         _unfit,

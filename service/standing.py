@@ -5,12 +5,12 @@ What is wrong is judged where alerts are (`alerts.judge`), so that the page and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from service import alerts, watch
+from service import alerts, sweep, watch
 from service.case import CaseState
 from service.vitals import Vitals
 from service.words import lasting
@@ -31,8 +31,9 @@ LABELS: Mapping[Light, str] = {
     Light.NEEDS_YOU: "Needs you",
     Light.STOPPED: "Standing still",
 }
+_UNREADABLE = "oms_unreadable"
 # While one of these is open no package ships, most pressing first.
-_STOPPING = ("no_writes", "token_rejected", "breaker_open", "hourly_cap", "worker_silent", "paused")
+_STOPPING = ("no_writes", "token_rejected", "breaker_open", _UNREADABLE, "hourly_cap", "worker_silent", "paused")
 # Told package by package.
 _BY_PACKAGE = "needs_attention"
 _RESUMABLE = ("token_rejected", "breaker_open", "hourly_cap", "paused")
@@ -40,7 +41,7 @@ _RESUMABLE = ("token_rejected", "breaker_open", "hourly_cap", "paused")
 
 @dataclass(frozen=True, slots=True)
 class Concern:
-    """Something about the service as a whole that needs a person."""
+    """Something about the service as a whole that needs a person. `is_stopping`: no package ships because of it."""
 
     name: str
     title: str
@@ -48,11 +49,7 @@ class Concern:
     count: int
     cause: str | None
     since: datetime | None
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether no package ships because of it."""
-        return self.name in _STOPPING
+    is_stopping: bool
 
     @property
     def can_be_resumed(self) -> bool:
@@ -79,27 +76,34 @@ class Standing:
 NO_WRITES = Concern(
     "no_writes",
     "the database takes no writes: deliveries are answered 503",
-    "Look whether its disk is full, whether another process locks it, and for database.unavailable in the logs. The OMS "
-    "sends again what was answered 503, for 2 h 25 min with what autoship register sets; the sweep finds the rest.",
+    "Look whether its disk is full, whether another process locks it, and for database.unavailable in the logs. The "
+    "OMS sends again what was answered 503, for 2 h 25 min with what autoship register sets; the sweep finds the rest.",
     count=1,
     cause=None,
     since=None,
+    is_stopping=True,
 )
 
 
 def judge(found: Vitals, shipped_today: int, *, live: bool, writable: bool = True) -> Standing:
     """How the service stands by these vitals, and by whether a trial write went through."""
     counts = alerts.judge(found, _silence(found))
-    order = sorted(counts, key=lambda name: _STOPPING.index(name) if name in _STOPPING else len(_STOPPING))
-    concerns = tuple(_concern(name, counts[name], found) for name in order if name != _BY_PACKAGE)
-    if not writable:
-        order, concerns = [NO_WRITES.name, *order], (NO_WRITES, *concerns)
+    if _not_reached(found):
+        counts.setdefault(_UNREADABLE, found.failing)
+    concerns = [_concern(name, count, found) for name, count in counts.items() if name != _BY_PACKAGE]
+    concerns += [] if writable else [NO_WRITES]
+    concerns.sort(key=lambda one: _STOPPING.index(one.name) if one.is_stopping else len(_STOPPING))
     return Standing(
-        light=_light(order, paused=found.paused_at is not None, live=live),
+        light=_light(concerns, needed=bool(counts), paused=found.paused_at is not None, live=live),
         headline=_headline(found, concerns, live=live),
         numbers=_numbers(found, shipped_today, live=live),
-        concerns=concerns,
+        concerns=tuple(concerns),
     )
+
+
+def _not_reached(found: Vitals) -> bool:
+    """What the alert will say once six reads in a row have failed: neither a sweep nor a read gets through."""
+    return found.failing > 0 and (found.sweep_problem or "").startswith(sweep.NOT_REACHED)
 
 
 def _silence(found: Vitals) -> str | None:
@@ -110,17 +114,17 @@ def _silence(found: Vitals) -> str | None:
     return watch.LATE if found.oldest_due_s >= late_s and not found.held_up else None
 
 
-def _light(open_alerts: list[str], *, paused: bool, live: bool) -> Light:
-    if any(name in _STOPPING for name in open_alerts):
+def _light(concerns: Sequence[Concern], *, needed: bool, paused: bool, live: bool) -> Light:
+    if any(one.is_stopping for one in concerns):
         return Light.STOPPED
-    if open_alerts:
+    if needed:
         return Light.NEEDS_YOU
     return Light.HELD if paused or not live else Light.CALM
 
 
-def _headline(found: Vitals, concerns: tuple[Concern, ...], *, live: bool) -> str:
-    if concerns and concerns[0].name in _STOPPING:
-        return f"{concerns[0].title[0].upper()}{concerns[0].title[1:]}."
+def _headline(found: Vitals, concerns: Sequence[Concern], *, live: bool) -> str:
+    if concerns and concerns[0].is_stopping:
+        return _sentence(concerns[0].title)
     if found.paused_at is not None:
         return f"Paused for {lasting(found.now - found.paused_at)} {found.pause_cause}."
     if found.asked_to_wait and found.hold_off_until is not None:
@@ -128,10 +132,14 @@ def _headline(found: Vitals, concerns: tuple[Concern, ...], *, live: bool) -> st
     if not live:
         return "Shadow mode: packages are judged, nothing is commanded."
     if concerns:
-        return f"Shipping, but {concerns[0].title}."
+        return _sentence(concerns[0].title)
     if not found.packages and found.last_webhook_at is None:
         return "Nothing has come yet: no webhook, and no package in Packed."
     return "Shipping normally."
+
+
+def _sentence(title: str) -> str:
+    return f"{title[0].upper()}{title[1:]}."
 
 
 def _numbers(found: Vitals, shipped_today: int, *, live: bool) -> str:
@@ -141,7 +149,7 @@ def _numbers(found: Vitals, shipped_today: int, *, live: bool) -> str:
         f"{shipped_today:,} shipped today",
         f"{under_way:,} under way" if under_way else "",
         f"{found.count(CaseState.WAITING):,} waiting",
-        f"{needing:,} {'needs' if needing == 1 else 'need'} you" if needing else "none needs you",
+        f"{needing:,} {'needs' if needing == 1 else 'need'} you" if needing else "no package needs you",
     ]
     return ", ".join(filter(None, parts)) + "."
 
@@ -149,7 +157,10 @@ def _numbers(found: Vitals, shipped_today: int, *, live: bool) -> str:
 def _concern(name: str, count: int, found: Vitals) -> Concern:
     alert = alerts.ALERTS[name]
     cause, since = _TRACES[name](found) if name in _TRACES else (None, None)
-    return Concern(name, alert.title, alert.advice, count, cause, since)
+    # One package that cannot be read stops no other: where a sweep went through, the OMS answers.
+    answers = found.sweep_problem is None and found.last_sweep_at is not None
+    stops = name in _STOPPING and not (name == _UNREADABLE and answers)
+    return Concern(name, alert.title, alert.advice, count, cause, since, stops)
 
 
 # What the vitals know of the cause, and since when.

@@ -19,13 +19,14 @@ from service.case import Note, Reason, Settings, is_packed
 from service.config import Config
 from service.database import Database, Transaction, deliveries, packages, sweep
 from service.oms import ListPage, Oms, why_unread
-from service.outcome import Misconfigured, Reading, Throttled, Unauthorised
+from service.outcome import Misconfigured, ReadFailed, Reading, Throttled, Unauthorised
 from service.snapshot import PackageSnapshot
 
 MAX_UNORDERED_PASSES = 5
 RETRY_AFTER = timedelta(seconds=30)
 RESUMED_FOR = timedelta(hours=1)
 FILTER_IGNORED = "filter_ignored"
+NOT_REACHED = "the list was not answered"
 STOPPED = "stopped"
 _RATE_POLL_S = 0.1
 
@@ -227,7 +228,8 @@ class Sweeper:
         Akinon's pages ask another kind of token for the list than for a package. So where the list refuses ours, the
         newest package that we know is read, and its answer counts: the sweep must not stop what works without it.
         """
-        problem, package_id, answer = f"the list was not answered: {why_unread(reading)}", SWEEP, reading
+        what = NOT_REACHED if isinstance(reading, ReadFailed) else "the list cannot be used"
+        problem, package_id, answer = f"{what}: {why_unread(reading)}", SWEEP, reading
         if not self._may_brake:
             return problem
         refused = isinstance(reading, Unauthorised) and reading.status == 401

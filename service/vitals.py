@@ -41,9 +41,9 @@ class Vitals:
 
     `deliveries` counts what was answered 2xx and is kept, repetitions under `duplicate`. `attempts` are those of the
     last 24 h by outcome, `open` without one. `unannounced`: packages that the sweep alone found within the last hour.
-    `unreadable`: packages whose last six reads or more all failed, but those the OMS does not know. `held_back`:
-    packages that have been in Packed for half an hour and wait behind a brake. `unfit`: those looked at for as long that
-    wait for one of `UNFIT`, by reason. `held_up`: what is due may rightly wait.
+    `failing`: packages whose last read failed, `unreadable`: whose last six reads or more all did; but those the OMS
+    does not know. `held_back`: packages that have been in Packed for half an hour and wait behind a brake. `unfit`:
+    those looked at for as long that wait for one of `UNFIT`, by reason. `held_up`: what is due may rightly wait.
     """
 
     now: datetime
@@ -53,6 +53,7 @@ class Vitals:
     attempts: Mapping[str, int]
     quarantined: int
     unannounced: int
+    failing: int
     unreadable: int
     held_back: int
     unfit: Mapping[str, int]
@@ -124,7 +125,8 @@ def read(database: Database, rate_per_s: float, *, count_deliveries: bool = True
         attempts={row["a"]: row["n"] for row in rows if row["part"] == "attempt"},
         quarantined=one["quarantine"]["n"],
         unannounced=one["unannounced"]["n"],
-        unreadable=one["unreadable"]["n"],
+        failing=one["failing"]["n"],
+        unreadable=one["failing"]["m"],
         held_back=one["held_back"]["n"],
         unfit={row["a"]: row["n"] for row in rows if row["part"] == "unfit"},
         missed=one["sweep"]["n"],
@@ -147,7 +149,8 @@ def _parts(now: datetime, rate_per_s: float) -> tuple[sa.Select[Any], ...]:
     alone = (packages.c.first_hint == "sweep", packages.c.reason.is_distinct_from(Reason.BACKLOG_TO_CONFIRM))
     # That a package is not there is an answer.
     answered = packages.c.read_problem.is_distinct_from(UNKNOWN_TO_OMS)
-    unread = packages.c.failed_reads >= READ_FAILURES, answered
+    failing = packages.c.due_at.is_not(None), packages.c.failed_reads > 0, answered
+    again_and_again = count.filter(packages.c.failed_reads >= READ_FAILURES)
     waiting, reason = packages.c.state == CaseState.WAITING, packages.c.reason
     unfit = waiting, reason.in_(UNFIT), packages.c.looking_since <= now - LONG
     recent_attempts = attempts.c.started_at > now - ATTEMPTS_WITHIN
@@ -161,7 +164,7 @@ def _parts(now: datetime, rate_per_s: float) -> tuple[sa.Select[Any], ...]:
         _part("attempt", a=outcome, n=count).where(recent_attempts).group_by(outcome),
         _part("quarantine", n=sa.func.count(quarantine.c.delivery_id)),
         _part("unannounced", n=count).where(*alone, packages.c.created_at > now - UNANNOUNCED_WITHIN),
-        _part("unreadable", n=count).where(packages.c.due_at.is_not(None), *unread),
+        _part("failing", n=count, m=again_and_again).where(*failing),
         _part("held_back", n=count).where(waiting, reason == Reason.BRAKE, packages.c.packed_since <= now - LONG),
         _part("unfit", a=reason, n=count).where(*unfit).group_by(reason),
         _part("due", at=sa.func.min(packages.c.due_at)).where(*worklist.is_due(now)),

@@ -21,6 +21,7 @@ from service.config import Config
 from service.console import ENTRIES, NEEDING, PAGE
 from service.database import Database, packages, timeline, workers
 from service.operator import MAX_NAME, MAX_WHY, Word
+from service.sweep import Sweeper
 from service.web import create_app
 from tests.conftest import a_document, deliver, locked, on_sqlite
 from tests.integration.conftest import Clock, Floor
@@ -505,6 +506,21 @@ def test_the_start_page_says_that_the_database_takes_no_writes(
     assert "The database takes no writes: deliveries are answered 503." in page
     assert "still accepted" not in page
     assert "Nothing needs you" in person.get("/")
+
+
+@on_sqlite
+def test_an_oms_that_does_not_answer_is_told_as_soon_as_neither_sweep_nor_read_gets_through(
+    person: Person, floor: Floor
+) -> None:
+    pack(floor, 73)
+    for operation in ("list", "read"):
+        floor.oms.always(operation, answers(502))
+    floor.look()
+    assert "Nothing needs you" in person.get("/")
+    Sweeper(floor.config, floor.store, floor.attendant.oms, lambda _: False).sweep_if_due(at_once=True)
+    page = person.get("/")
+    assert "Standing still" in page
+    assert "The OMS gives no usable answer. 0 shipped today, 1 waiting, no package needs you." in page
 
 
 @on_sqlite

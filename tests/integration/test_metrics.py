@@ -104,12 +104,15 @@ def test_a_package_counts_as_unreadable_after_six_failed_reads_and_until_one_suc
     while len(told) < 6:
         floor.clock.now = floor.due_at(73) or floor.clock.now
         floor.look()
-        told.append(vitals.read(floor.store, 10).unreadable)
+        found = vitals.read(floor.store, 10)
+        told.append(found.unreadable)
+        assert found.failing == 1
     assert told == [0, 0, 0, 0, 0, 1]
     floor.oms.always("read", None)
     floor.clock.now = floor.due_at(73) or floor.clock.now
     floor.look()
-    assert vitals.read(floor.store, 10).unreadable == 0
+    found = vitals.read(floor.store, 10)
+    assert (found.failing, found.unreadable) == (0, 0)
 
 
 def test_a_package_that_the_oms_does_not_know_is_not_unreadable(floor: Floor) -> None:

@@ -27,7 +27,7 @@ NOTHING_YET: dict[str, Any] = {"packages": {}, "last_webhook_at": None, "made_at
 @pytest.mark.parametrize(
     ("changes", "live", "light", "sentence"),
     [
-        (CALM, True, Light.CALM, "Shipping normally. 412 shipped today, 3 waiting, none needs you."),
+        (CALM, True, Light.CALM, "Shipping normally. 412 shipped today, 3 waiting, no package needs you."),
         (
             ONE_NEEDS,
             True,
@@ -43,9 +43,12 @@ NOTHING_YET: dict[str, Any] = {"packages": {}, "last_webhook_at": None, "made_at
         (SHADOW | PAUSED, False, Light.HELD, "Paused for 1 h by Ayşe"),
         (CALM | {"hold_off_until": NOW + 90 * SECOND}, True, Light.CALM, "The OMS asked everybody to wait, for 1 min "),
         (CALM | {"hold_off_until": NOW + 960 * SECOND}, True, Light.CALM, "Shipping normally."),  # a clock was set back
-        (CALM | SILENT, True, Light.NEEDS_YOU, "Shipping, but no webhook has come for an hour, and the sweep finds"),
-        ({"packages": {("waiting", "backlog_to_confirm"): 7}}, True, Light.NEEDS_YOU, "Shipping, but packages that "),
-        (CALM | {"unreadable": 1}, True, Light.NEEDS_YOU, "Shipping, but the OMS gives no usable answer. 412"),
+        (CALM | SILENT, True, Light.NEEDS_YOU, "No webhook has come for an hour, and the sweep finds packages. 412"),
+        ({"packages": {("waiting", "backlog_to_confirm"): 7}}, True, Light.NEEDS_YOU, "Packages that were "),
+        (CALM | {"unreadable": 1}, True, Light.STOPPED, "The OMS gives no usable answer. 412"),
+        (CALM | {"unreadable": 1, "sweep_problem": None}, True, Light.NEEDS_YOU, "The OMS gives no usable answer. 412"),
+        (CALM | {"failing": 1}, True, Light.STOPPED, "The OMS gives no usable answer. 412"),
+        (CALM | {"failing": 1, "sweep_problem": "the list cannot be used"}, True, Light.CALM, "Shipping normally."),
         (CALM | BREAKER, True, Light.STOPPED, "The breaker is open: no command is sent. 412 shipped"),
         (CALM | BREAKER | {"breaker_cause": brakes.TOKEN_REJECTED}, True, Light.STOPPED, "The OMS does not accept"),
         (CALM | PAUSED | {"pause_cause": "9 commands"}, True, Light.STOPPED, "Paused: SHIP_MAX_PER_HOUR was reached."),

@@ -358,7 +358,7 @@ def test_a_list_that_alone_refuses_the_token_stops_nothing_else(floor: Floor, cl
     floor.hint(73)
     floor.oms.always("list", answers(401))
     for _ in range(3):
-        assert swept(floor).problem == "the list was not answered: it does not accept OMS_TOKEN here (401)"
+        assert swept(floor).problem == "the list cannot be used: it does not accept OMS_TOKEN here (401)"
         clock.turn(sweep.RETRY_AFTER)
     with floor.store.reading() as transaction:
         assert brakes.read(transaction).breaker_opened_at is None
