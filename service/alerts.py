@@ -163,7 +163,9 @@ ALERTS: Mapping[str, Alert] = {
     ),
     "hourly_cap": Alert(
         "paused: SHIP_MAX_PER_HOUR was reached",
-        "Look at what ships: autoship packages --state shipped. Then: autoship resume",
+        "Look at what ships: autoship packages --state shipped. If it is right, raise SHIP_MAX_PER_HOUR and restart, "
+        "then: autoship resume. Or wait until the last hour holds fewer commands, then: autoship resume. Sooner it "
+        "pauses again at once; it does not resume by itself.",
         "brake.changed",
         _capped,
     ),

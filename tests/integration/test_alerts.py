@@ -158,6 +158,13 @@ def test_an_alert_says_what_to_do_and_names_an_event_of_the_logs(name: str) -> N
     assert ALERTS[name].event in EVENTS
 
 
+def test_who_is_told_of_the_hourly_cap_is_told_that_to_resume_is_not_enough() -> None:
+    advice = ALERTS["hourly_cap"].advice
+    assert "raise SHIP_MAX_PER_HOUR and restart, then: autoship resume" in advice
+    assert "wait until the last hour holds fewer commands" in advice
+    assert "it does not resume by itself" in advice
+
+
 # Told over a real Apprise, once for all processes.
 
 
