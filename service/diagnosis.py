@@ -128,7 +128,7 @@ def complete(found: Iterable[Finding]) -> list[Finding]:
 
 def configuration(problems: Sequence[str]) -> list[Finding]:
     """One finding for each problem."""
-    advice = "Correct it in the environment; `autoship config` shows what is in effect."
+    advice = "Correct it in the environment; `autoship config` shows what was read."
     found = [_problem("configuration", problem, advice) for problem in problems]
     return found or [_ok("configuration", "every variable is understood")]
 
