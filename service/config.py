@@ -87,7 +87,7 @@ MEANINGS: Mapping[str, str] = {
     "OMS_LIST_FILTER": "how packages in Packed are listed",
     "OMS_HOOKS_PATH": "where the OMS's webhooks are registered",
     "SWEEP_INTERVAL_S": "how often all packages in Packed are listed; 0: never",
-    "ADOPT_MAX": "how many packages that no webhook announced the first sweep of a new database takes up; later ones take all",
+    "ADOPT_MAX": "how many unannounced packages the first sweep of a new database takes up; later sweeps take up all",
     "SHIP_MAX_PER_HOUR": "that many commands within an hour, and everything pauses; 0: no limit",
     "OMS_TIMEOUT_S": "the deadline of a call, from its beginning to its last byte",
     "OMS_CONCURRENCY": "packages at once in a worker",
