@@ -18,7 +18,7 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from service import logs, vitals
-from service.brakes import TOKEN_REJECTED
+from service.brakes import AFTER_401, AFTER_CAP, TOKEN_REJECTED
 from service.case import CaseState, Reason
 from service.config import Config
 from service.database import Database, Transaction
@@ -142,8 +142,7 @@ ALERTS: Mapping[str, Alert] = {
     ),
     "token_rejected": Alert(
         "the OMS does not accept the token (401)",
-        "Put in a new OMS_TOKEN and restart; with OMNITRON_* look for login.failed in the logs. Nothing is lost: it "
-        "goes on by itself with the first good answer.",
+        AFTER_401,
         "brake.changed",
         _token_rejected,
     ),
@@ -163,9 +162,7 @@ ALERTS: Mapping[str, Alert] = {
     ),
     "hourly_cap": Alert(
         "paused: SHIP_MAX_PER_HOUR was reached",
-        "Look at what ships: autoship packages --state shipped. If it is right, raise SHIP_MAX_PER_HOUR and restart, "
-        "then: autoship resume. Or wait until the last hour holds fewer commands, then: autoship resume. Sooner it "
-        "pauses again at once; it does not resume by itself.",
+        AFTER_CAP,
         "brake.changed",
         _capped,
     ),

@@ -32,6 +32,7 @@ from service.snapshot import PackageSnapshot
 RATE_USED_UP = "the rate is used up"
 ASKED_TO_WAIT = "the OMS asked to wait (Retry-After)"
 TOKEN_REJECTED = "the OMS does not accept the token (401)"  # noqa: S105 - no token, a sentence about one
+FORBIDDEN = "the token may not"
 BY_OPERATOR = "by an operator"
 _BY = "by "
 # Stands where the package would that an answer is about.
@@ -47,6 +48,23 @@ CHANGED = logs.declare(
     ("package_id", "cause"),
     alert=True,
 )
+
+# What to do about what holds commands back.
+AFTER_401 = (
+    "Put in a new OMS_TOKEN and restart; with OMNITRON_* look for login.failed in the logs. Nothing is lost: it goes "
+    "on by itself with the first good answer."
+)
+AFTER_CAP = (
+    "Look at what ships: autoship packages --state shipped. If it is right, raise SHIP_MAX_PER_HOUR and restart, then: "
+    "autoship resume. Or wait until the last hour holds fewer commands, then: autoship resume. Sooner it pauses again "
+    "at once; it does not resume by itself."
+)
+AFTER_PAUSE = "Find out whether what it was paused for is over. Then: autoship resume"
+_AFTER_429 = "It goes on by itself once that time is over. Where it comes often, lower OMS_RATE_PER_S."
+_AFTER_403 = (
+    "Give the token's user that right. It goes on by itself with the first good answer, or with: autoship resume"
+)
+_AFTER_REDIRECT = "Correct OMS_BASE_URL and restart. It goes on by itself with the first good answer."
 
 _READ = sa.select(*(column for column in brakes.c if column is not brakes.c.id))
 _READ_LOCKED = _READ.with_for_update()
@@ -85,6 +103,16 @@ class Brakes:
         if self.breaker_opened_at is not None and package_id != self.probe_package_id:
             return f"breaker open: {self.breaker_cause}"
         return None
+
+    def advice(self, now: datetime) -> str:
+        """What to do about what `against_command` tells."""
+        if self.paused_at is not None:
+            return AFTER_PAUSE if is_by_person(self.pause_cause) else AFTER_CAP
+        if self.asks_to_wait(now):
+            return _AFTER_429
+        if self.breaker_cause == TOKEN_REJECTED:
+            return AFTER_401
+        return _AFTER_403 if (self.breaker_cause or "").startswith(FORBIDDEN) else _AFTER_REDIRECT
 
     def asks_to_wait(self, now: datetime) -> bool:
         """Whether a `Retry-After` has not passed."""
@@ -193,7 +221,7 @@ def note_answer(
             _write(transaction, forbidden=forbidden[-FORBIDDEN_IN_A_ROW:])
             if len(forbidden) < FORBIDDEN_IN_A_ROW:
                 return None
-            cause = f"the token may not {operation} (403 for three packages in a row)"
+            cause = f"{FORBIDDEN} {operation} (403 for three packages in a row)"
             return _open(transaction, found, package_id, operation, cause)
         case Misconfigured():
             cause = f"OMS_BASE_URL answers with a redirect ({answer.status})"

@@ -56,6 +56,7 @@ CHECKS: Mapping[str, Meaning] = {
     "database_of_this_oms": Meaning("Package ids of two OMSs in one database would be mistaken for each other."),
     "database_durable": Meaning("What a database forgets is a delivery lost, or an attempt that is not read back."),
     "worker_seen": Meaning("Without a worker nothing ships."),
+    "commands_held": Meaning("What holds commands back holds every package back."),
     "public_url": Meaning("The OMS's deliveries come this way; it does not repeat one that was redirected."),
     "oms_answers": Meaning("Nothing is commanded without a fresh read."),
     "token": Meaning("A token that is not accepted opens the breaker: nothing ships.", ("login", "oms.log_in")),
@@ -191,6 +192,11 @@ def worker(seen_at: datetime | None, now: datetime) -> Finding:
         return _problem("worker_seen", "no worker has ever run", advice)
     ago = f"a worker was seen {max(0, int((now - seen_at).total_seconds()))} s ago"
     return _ok("worker_seen", ago) if now - seen_at <= WORKER_SILENT else _problem("worker_seen", ago, advice)
+
+
+def commands_held(cause: str | None, advice: str) -> Finding:
+    """`cause`: what holds commands back now, or None."""
+    return _problem("commands_held", cause, advice) if cause else _ok("commands_held", "nothing holds them back")
 
 
 def no_public_url() -> Finding:

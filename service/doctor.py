@@ -9,8 +9,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from service import brakes, diagnosis, hooks, register, sender, sweep
 from service import config as configuration
-from service import diagnosis, hooks, register, sender, sweep
 from service.case import is_packed
 from service.config import Config
 from service.database import Database, deliveries, workers
@@ -64,6 +64,9 @@ def _examine(config: Config, database: Database) -> Iterator[Finding]:
         with database.reading() as transaction:
             seen_at = transaction.execute(sa.select(sa.func.max(workers.c.seen_at)))
             yield diagnosis.worker(seen_at.scalar(), transaction.now)
+            found = brakes.read(transaction)
+            held_back = found.against_command(brakes.SWEEP, transaction.now)
+            yield diagnosis.commands_held(held_back, found.advice(transaction.now))
             newest = sa.select(deliveries.c.last_seen_at).order_by(deliveries.c.delivery_id.desc()).limit(1)
             yield diagnosis.deliveries(transaction.execute(newest).scalar(), transaction.now)
     if problem is None or config.oms.omnitron is None:

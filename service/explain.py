@@ -39,10 +39,10 @@ def stored(database: Database, package_id: int) -> dict[str, Any] | None:
         case = worklist.case_of(row)
         attempts = [_attempt(attempt) for attempt in journal.attempts_of(transaction, [package_id])]
         may_be_held = case.state is CaseState.WAITING and case.reason in (None, Reason.BRAKE)
-        shut = brakes.read(transaction).against_command(package_id, transaction.now)
-        held_back = shut if may_be_held else None
-        advice = _advice(MEANINGS[case.state, Reason.BRAKE if held_back else case.reason][1], package_id)
-        return _frame(case, _summary(case, attempts, held_back), advice) | {
+        found = brakes.read(transaction)
+        held_back = found.against_command(package_id, transaction.now) if may_be_held else None
+        advice = found.advice(transaction.now) if held_back else MEANINGS[case.state, case.reason][1]
+        return _frame(case, _summary(case, attempts, held_back), _advice(advice, package_id)) | {
             "next_check_at": instant(row["due_at"]),
             "attempts": attempts,
             "timeline": _timeline(transaction, package_id),

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from service import doctor, sandbox
+from service import brakes, doctor, operator, sandbox
+from service.brakes import Operation
 from service.database import Database, deliveries, deployment, workers
 from service.diagnosis import CHECKS
+from service.operator import Word
+from service.outcome import Misconfigured, Throttled, Unauthorised
 from service.sandbox import Request, Response
 from tests.commands import Autoship, Ended
 from tests.conftest import MINIMAL, on_postgresql, on_sqlite
@@ -94,7 +97,7 @@ def judged(ended: Ended) -> dict[str, str]:
 def test_nothing_is_blamed_where_all_is_well(examined: Callable[..., Ended], oms: FaultyOms) -> None:
     assert judged(examined("--json")) == {}
     text = examined()
-    assert (text.code, text.err) == (0, "22 ok, 0 problem, 2 unknown\n")
+    assert (text.code, text.err) == (0, "23 ok, 0 problem, 2 unknown\n")
     assert [line.split()[1] for line in text.out.splitlines() if line[0] != " "] == list(CHECKS)
     assert "Why it matters: " in text.out
     assert {one.operation for one in oms.received} == {"list", "read", "items", "log"}
@@ -317,6 +320,34 @@ def test_worker_that_has_not_been_seen_lately_is_found(
         with database.transaction() as transaction:
             transaction.execute(sa.delete(workers))
     assert judged(examined("--json")).get("worker_seen", "")[: len(found)] == found
+    database.dispose()
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause", "advice"),
+    [
+        (Unauthorised(401, ""), "breaker open: the OMS does not accept the token (401)", "Put in a new OMS_TOKEN"),
+        (Misconfigured(302), "breaker open: OMS_BASE_URL answers with a redirect (302)", "Correct OMS_BASE_URL"),
+        (
+            Throttled(timedelta(minutes=9)),
+            "the OMS asked to wait (Retry-After)",
+            "It goes on by itself once that time is over",
+        ),
+        (None, "paused: by an operator: stock count", "autoship resume"),
+    ],
+)
+def test_that_commands_are_held_back_is_found_with_the_cause_and_what_to_do(
+    examined: Callable[..., Ended], database_url: str, answer: Any, cause: str, advice: str
+) -> None:
+    database = Database(database_url)
+    if answer is None:
+        operator.pause(database, Word(why="stock count"))
+    else:
+        with database.transaction() as transaction:
+            brakes.note_answer(transaction, 73, Operation.COMMAND, answer)
+    ended = examined("--json")
+    assert judged(ended) == {"commands_held": f"problem: {cause}"}
+    assert advice in {one["name"]: one["what_to_do"] for one in ended.told}["commands_held"]
     database.dispose()
 
 

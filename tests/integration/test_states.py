@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from service import inbox, operator
+from service import brakes, inbox, operator
 from service.case import MEANINGS, CaseState, Reason
 from service.delivery import Delivery
+from service.outcome import Misconfigured, Throttled, Unauthorised
 from service.sandbox import CANCELLED, PACKED, Request, Response
 from service.sweep import Sweeper
 from service.wire import StateValue
@@ -354,7 +355,7 @@ def test_explain_names_the_true_cause_and_its_advice_works(
     assert (told["state"], told["reason"]) == (scene.state, scene.reason)
     assert told["held"] == (scene.name in HELD)
     meaning, advice = MEANINGS[scene.state, scene.reason]
-    assert told["advice"] == re.sub(r"\bID\b", "73", advice)
+    assert told["advice"] == re.sub(r"\bID\b", "73", advice) or scene.reason is Reason.BRAKE
     assert told["summary"].startswith(meaning.rstrip(".")) or (scene.state, scene.reason) in RETOLD
     assert scene.cause in said(told)
     scene.mend(floor)
@@ -367,6 +368,30 @@ def test_explain_names_the_true_cause_and_its_advice_works(
     floor.run(73, A_DAY)
     assert floor.where(73) == scene.end
     assert floor.oms.shipped_by_command(73) == (scene.end == SHIPPED or scene.reason is Reason.OUTCOME_UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause", "advice"),
+    [
+        (Unauthorised(401, ""), "breaker open: the OMS does not accept the token (401)", brakes.AFTER_401),
+        (Unauthorised(403, ""), "breaker open: the token may not command", "Give the token's user that right."),
+        (Misconfigured(302), "breaker open: OMS_BASE_URL answers with a redirect (302)", "Correct OMS_BASE_URL"),
+        (Throttled(timedelta(minutes=9)), "the OMS asked to wait", "It goes on by itself once that time is over."),
+        ("by Ayşe: stock count", "paused: by Ayşe: stock count", brakes.AFTER_PAUSE),
+        ("9 commands within an hour (SHIP_MAX_PER_HOUR)", "paused: 9 commands within an hour", brakes.AFTER_CAP),
+    ],
+)
+def test_what_holds_a_package_back_decides_what_is_advised(floor: Floor, answer: Any, cause: str, advice: str) -> None:
+    with floor.store.transaction() as transaction:
+        if isinstance(answer, str):
+            brakes.pause(transaction, answer)
+        else:
+            for package_id in (1, 2, 3):
+                brakes.note_answer(transaction, package_id, brakes.Operation.COMMAND, answer)
+    told_of(floor)
+    told = floor.told(73)
+    assert told["summary"].startswith("It is to be looked at, and work is held back: " + cause)
+    assert told["advice"].startswith(advice)
 
 
 # What proves it, and what holds it back, stand in the place of the general words.
