@@ -65,7 +65,7 @@ class Reason(StrEnum):
 MEANINGS: Mapping[tuple[CaseState, Reason | None], tuple[str, str]] = {
     (CaseState.WAITING, None): (
         "It is to be looked at.",
-        "Nothing to do. If this stays so, look for read.failed and database.unavailable in the logs.",
+        "Nothing to do. If it stays so, see the logs: worker.silent, brake.changed, read.failed, database.unavailable.",
     ),
     (CaseState.WAITING, Reason.NOT_PACKED_YET): (
         "The OMS does not show it as Packed.",

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -799,7 +799,8 @@ def _print_explanation(told: dict[str, Any], zone: tzinfo) -> None:
         click.echo(f"  On a first look we would: {told['would']}")
     click.echo(f"  Advice: {told['advice']}")
     if told["next_check_at"]:
-        click.echo(f"  Next look: {_local(zone, told['next_check_at'])}")
+        is_past = datetime.fromisoformat(told["next_check_at"]) < datetime.now(UTC)
+        click.echo(f"  {'Due since' if is_past else 'Next look'}: {_local(zone, told['next_check_at'])}")
     checks = [(check["verdict"], check["name"], check["expected"], check["observed"]) for check in told["checks"]]
     _print_table("Checks, as last judged", ("", "CHECK", "EXPECTED", "OBSERVED"), checks)
     timeline = [(_local(zone, entry["at"]), entry["kind"], entry["text"]) for entry in told["timeline"]]

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from service import brakes, journal, policy, worklist
 from service.case import CLOSED, MEANINGS, Case, CaseState, Evidence, Outcome, Reason, Settings
-from service.database import Database, Transaction, deliveries
+from service.database import Database, Transaction, deliveries, deployment, workers
+from service.diagnosis import WORKER_SILENT
 from service.errors import OmsUnreachable
 from service.oms import Oms, why_unread
 from service.outcome import BadShape, NotFound
@@ -25,6 +26,7 @@ PROOFS: Mapping[Evidence, str] = {
     Evidence.EVENT: "Shipped: a signed webhook said so after our command.",
     Evidence.TRANSITION_LOG: "Shipped by us: the OMS's transition log names our transition.",
 }
+_START_A_WORKER = "Start a worker (autoship worker), or restart the one that hangs. Nothing is lost: it goes on then."
 _NOT_ALONE = "Shipped by us, or by somebody at the same moment: our command's own answer proves nothing."
 
 TABLE_HEADER = f"{'PACKAGE':>10}  {'NUMBER':<12} {'STATE':<16} {'REASON':<25} MEANING"
@@ -42,7 +44,10 @@ def stored(database: Database, package_id: int) -> dict[str, Any] | None:
         found = brakes.read(transaction)
         held_back = found.against_command(package_id, transaction.now) if may_be_held else None
         advice = found.advice(transaction.now) if held_back else MEANINGS[case.state, case.reason][1]
-        return _frame(case, _summary(case, attempts, held_back), _advice(advice, package_id)) | {
+        summary = _summary(case, attempts, held_back)
+        if row["due_at"] is not None and _no_worker(transaction):
+            summary, advice = f"{summary} No worker was seen for a minute, so nobody looks at it.", _START_A_WORKER
+        return _frame(case, summary, _advice(advice, package_id)) | {
             "next_check_at": instant(row["due_at"]),
             "attempts": attempts,
             "timeline": _timeline(transaction, package_id),
@@ -96,6 +101,13 @@ def table_line(row: sa.RowMapping) -> str:
 def instant(moment: datetime | None) -> str | None:
     """RFC 3339 in UTC with `Z`."""
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _no_worker(transaction: Transaction) -> bool:
+    """Whether no worker was seen lately; where none ever was, since the database was made."""
+    seen_at = sa.func.coalesce(sa.func.max(workers.c.seen_at), sa.func.max(deployment.c.migrated_at))
+    query = sa.select(seen_at).select_from(deployment.outerjoin(workers, sa.true()))
+    return bool(transaction.now - transaction.execute(query).scalar_one() >= WORKER_SILENT)
 
 
 def _summary(case: Case, attempts: Sequence[Mapping[str, Any]], held_back: str | None) -> str:

@@ -22,7 +22,7 @@ from service import config as configuration
 from service.brakes import Operation
 from service.case import MEANINGS, Evidence, Reason
 from service.config import Config
-from service.database import HEAD, Database, deliveries, packages, quarantine
+from service.database import HEAD, Database, deliveries, deployment, packages, quarantine, workers
 from service.delivery import Authentication, Delivery, Unusable, authenticate
 from service.errors import AutoshipError, DatabaseOutdated, DatabaseUnavailable
 from service.outcome import Unauthorised
@@ -786,6 +786,29 @@ def test_prune_says_how_much_it_deleted(autoship: Autoship, database: Database, 
     assert autoship("prune", "--json", RETENTION_DAYS="9").told == [nothing]
     rows = [line.split() for line in autoship("prune", RETENTION_DAYS="7").out.splitlines()]
     assert rows == [["quarantine", "1"], ["deliveries", "1"], ["timeline", "0"], ["attempts", "0"]]
+
+
+def test_a_package_that_no_worker_looks_at_is_explained_by_that(autoship: Autoship, database: Database) -> None:
+    stored(database, 73, state="waiting", reason="grace")
+    with database.transaction() as transaction:
+        transaction.execute(sa.update(packages).values(due_at=transaction.now - timedelta(seconds=1)))
+    told = autoship("explain", "73").out
+    assert "Nothing to do." in told
+    assert "Due since: " in told
+    assert "Next look" not in told
+    with database.transaction() as transaction:
+        long_ago = transaction.now - timedelta(minutes=1)
+        transaction.execute(sa.update(deployment).values(migrated_at=long_ago))
+    told = autoship("explain", "73").out
+    assert "No worker was seen for a minute, so nobody looks at it." in told
+    assert "Advice: Start a worker (autoship worker)" in told
+    with database.transaction() as transaction:
+        row = {"worker": "w", "version": "1", "started_at": long_ago, "seen_at": transaction.now}
+        transaction.execute(sa.insert(workers).values(row))
+        transaction.execute(sa.update(packages).values(due_at=transaction.now + timedelta(hours=1)))
+    told = autoship("explain", "73").out
+    assert "Nothing to do." in told
+    assert "Next look: " in told
 
 
 def test_a_package_that_nobody_may_look_at_yet_is_explained_by_the_brake(
