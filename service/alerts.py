@@ -170,7 +170,7 @@ ALERTS: Mapping[str, Alert] = {
         "commands have been paused for half an hour, and packages wait",
         "autoship explain ID, for one of autoship packages --reason brake, says who paused, and why if that was said. "
         "When that is over: autoship resume",
-        "brake.changed",
+        "commands.held",
         _forgotten_pause,
     ),
     "needs_attention": Alert(

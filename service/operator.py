@@ -1,7 +1,7 @@
 """What a person does to packages and brakes: one function for each act, however it was asked for.
 
 Each leaves a line in the package's timeline, acts on the brakes one in the service's own, and one in the log of the
-process that carried it out. Who and why stand in the timeline alone: the log holds no words of people.
+web process if that carried it out. Who and why stand in the timeline alone: the log holds no words of people.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ DISMISSED = "dismissed"
 _ACTED = logs.declare(
     "operator.acted",
     logging.INFO,
-    "A person did this to a package or to the brakes; `changed` is false where there was nothing to change.",
+    "A person did this through the console or the API; `changed` is false where there was nothing to change. Acts at "
+    "the command line stand in the timeline alone.",
     ("action", "package_id", "changed"),
 )
 

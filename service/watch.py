@@ -1,4 +1,7 @@
-"""The watch over the workers, kept by the web process: a worker that died cannot say so itself."""
+"""The watch over workers and brakes, kept by the web process.
+
+A worker that died cannot say so itself, and who pauses at a command line writes into no log.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
 from service import logs
-from service.brakes import holds_up_work
+from service.brakes import holds_up_work, is_by_person
 from service.config import Config
-from service.database import Database, brakes, deployment, packages, workers
+from service.database import Database, brakes, packages, workers
 from service.errors import DatabaseUnavailable
 
 EVERY_S = 10.0
@@ -31,6 +35,16 @@ _SILENT = logs.declare(
     ("cause",),
     alert=True,
 )
+_HELD = logs.declare(
+    "commands.held",
+    logging.WARNING,
+    "Commands are held back from now on, or since before this process began (`cause`): a person or `SHIP_MAX_PER_HOUR` "
+    "paused, or the breaker is open. Each web process says it; `autoship explain` says who paused.",
+    ("cause",),
+)
+_FREE = logs.declare(
+    "commands.free", logging.INFO, "Nothing holds commands back any more: somebody resumed, or it ended."
+)
 _SEEN = logs.declare("worker.seen", logging.INFO, "The silence is over: a worker is at work and nothing is late.")
 
 
@@ -38,11 +52,13 @@ _SEEN = logs.declare("worker.seen", logging.INFO, "The silence is over: a worker
 class Signs:
     """What one look at the database shows: each worker's last heartbeat, and by how much the oldest package is late.
 
-    Behind a brake nothing is: what is due waits there without a fault of the workers.
+    Behind a brake nothing is: what is due waits there without a fault of the workers. `held`: why commands are held
+    back by pause or breaker, without the words of people.
     """
 
     heartbeats: frozenset[tuple[str, datetime]]
     late_by: timedelta
+    held: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +90,7 @@ def silence(watched: Watched, now_s: float) -> str | None:
 
 
 class Watch:
-    """Looks at the database every 10 s, and says once that there is silence and once that it is over.
+    """Looks at the database every 10 s, and says once that there is silence and once that it is over; of brakes too.
 
     `cause` is what is wrong with the workers by the last look, or None.
     """
@@ -84,6 +100,7 @@ class Watch:
         self._rate_per_s = rate_per_s
         self._monotonic = monotonic
         self._watched = Watched(monotonic(), monotonic())
+        self._held: str | None = None
         self.cause: str | None = None
 
     def run(self, wait: Callable[[float], bool]) -> None:
@@ -93,11 +110,13 @@ class Watch:
 
     def _look(self) -> None:
         try:
-            self._watched = self._watched.after(_signs(self._database, self._rate_per_s), self._monotonic())
+            signs = _signs(self._database, self._rate_per_s)
         except DatabaseUnavailable:
             if self.cause is None:  # an outage is no silence, nor the end of one
                 self._watched = replace(self._watched, heard_at=self._monotonic(), on_time_at=self._monotonic())
             return
+        self._tell_of_brakes(signs.held)
+        self._watched = self._watched.after(signs, self._monotonic())
         told, self.cause = self.cause, silence(self._watched, self._monotonic())
         if self.cause == told:
             return
@@ -105,6 +124,13 @@ class Watch:
             _SEEN.emit()
         else:
             _SILENT.emit(cause=self.cause)
+
+    def _tell_of_brakes(self, held: str | None) -> None:
+        before, self._held = self._held, held
+        if held is not None and held != before:
+            _HELD.emit(cause=held)
+        elif held is None and before is not None:
+            _FREE.emit()
 
 
 def start(config: Config) -> Watch:
@@ -115,16 +141,23 @@ def start(config: Config) -> Watch:
 
 
 def _signs(database: Database, rate_per_s: float) -> Signs:
-    """One statement, on a table that has one row so that there is one without workers too."""
+    """One statement, on the brakes' one row so that there is one without workers too."""
     with database.reading() as transaction:
         now = transaction.now
-        held_up = sa.select(sa.func.count()).select_from(brakes).where(holds_up_work(now, rate_per_s)).scalar_subquery()
+        held_up = sa.case((holds_up_work(now, rate_per_s), 1), else_=0)
         columns = (held_up, _earliest(hinted=True), _earliest(hinted=False), workers.c.worker, workers.c.seen_at)
-        query = sa.select(*columns).select_from(deployment.outerjoin(workers, sa.true()))
+        query = sa.select(*columns, brakes).select_from(brakes.outerjoin(workers, sa.true()))
         rows = transaction.execute(query).all()
     oldest: Sequence[datetime | None] = () if rows[0][0] else rows[0][1:3]
     late_by = max((now - due_at for due_at in oldest if due_at is not None), default=timedelta(0))
-    return Signs(frozenset((row.worker, row.seen_at) for row in rows if row.worker is not None), late_by)
+    heartbeats = frozenset((row.worker, row.seen_at) for row in rows if row.worker is not None)
+    return Signs(heartbeats, late_by, _held(rows[0]))
+
+
+def _held(row: sa.Row[Any]) -> str | None:
+    if row.paused_at is not None:
+        return "paused by a person" if is_by_person(row.pause_cause) else f"paused: {row.pause_cause}"
+    return None if row.breaker_opened_at is None else f"breaker open: {row.breaker_cause}"
 
 
 def _earliest(*, hinted: bool) -> sa.ScalarSelect[datetime]:

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from service import watch
+from service import operator, watch
+from service.brakes import TOKEN_REJECTED, Operation, note_answer
 from service.database import Database, brakes, workers
+from service.operator import Word
+from service.outcome import Unauthorised
 from service.watch import Signs, Watch, Watched
 from tests.conftest import MINIMAL
 from tests.integration.conftest import Clock
@@ -154,6 +157,33 @@ def test_what_waits_behind_a_brake_is_not_late_but_a_worker_is_still_expected_to
     minutes = Minutes(100, {10.0 * n: beat_later for n in range(1, 11)} if heard else {})
     Watch(store, RATE_PER_S, minutes.monotonic).run(minutes.wait)
     assert told(caplog) == said
+
+
+def test_a_pause_and_a_resume_at_a_command_line_stand_in_the_log_of_the_web_process(
+    store: Database, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "autoship")
+
+    def forbid() -> None:
+        with store.transaction() as transaction:
+            note_answer(transaction, 73, Operation.READ, Unauthorised(401, ""))
+
+    happens: dict[float, Callable[[], object]] = {
+        10.0: lambda: operator.pause(store, Word(by="Ayşe", why="stock count")),
+        30.0: lambda: operator.resume(store),
+        40.0: forbid,
+        50.0: lambda: operator.resume(store),
+    }
+    minutes = Minutes(59, happens)
+    caplog.clear()
+    Watch(store, RATE_PER_S, minutes.monotonic).run(minutes.wait)
+    said = [one for one in caplog.records if one.getMessage().startswith("commands.")]
+    assert [(one.getMessage(), one.__dict__["fields"].get("cause")) for one in said] == [
+        ("commands.held", "paused by a person"),
+        ("commands.free", None),
+        ("commands.held", f"breaker open: {TOKEN_REJECTED}"),
+        ("commands.free", None),
+    ]
 
 
 @pytest.mark.parametrize(
