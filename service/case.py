@@ -407,5 +407,10 @@ def named(command: Command) -> str:
 
 
 def _offers(offered: tuple[OfferedCommand, ...]) -> str:
-    names = (str(one.slug or one.transition or one.command_id) for one in offered)
-    return clean(f"offered: {', '.join(names)}")
+    return clean(f"offered: {'; '.join(map(_offer, offered))}")
+
+
+def _offer(one: OfferedCommand) -> str:
+    """All it says of itself; its own id only where it names no transition."""
+    numbers = [f"transition {one.transition}" if one.transition else "", f"slug {one.slug!r}" if one.slug else ""]
+    return ", ".join(filter(None, numbers)) or f"id {one.command_id}"

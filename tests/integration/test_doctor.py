@@ -203,8 +203,11 @@ def test_what_is_wrong_with_the_oms_is_found(
 @pytest.mark.parametrize(
     ("variables", "found"),
     [
-        ({"SHIP_TRANSITION_ID": "13", "SHIP_SLUG": ""}, {"command_offered": "problem: transition 13: offered: "}),
-        ({"SHIP_SLUG": "wrong"}, {"command_offered": "problem: transition 12, slug 'wrong': offered: ship-without"}),
+        (
+            {"SHIP_TRANSITION_ID": "13", "SHIP_SLUG": ""},
+            {"command_offered": "problem: transition 13: offered: transition 12, slug 'ship-w"},
+        ),
+        ({"SHIP_SLUG": "wrong"}, {"command_offered": "problem: transition 12, slug 'wrong': offered: transition 12"}),
         ({"COMMANDS_GATE": "off"}, {"command_offered": "unknown: not checked: COMMANDS_GATE=off"}),
         ({"OMS_TOKEN": "wrong"}, {"token": "problem: it is not accepted (401)"}),
         ({"OMS_LIST_FILTER": "status={packed}"}, {"list_filter": "problem: package 72 is listed"}),

@@ -222,7 +222,8 @@ SCENES = (
     ),
     Scene(
         CaseState.WAITING, Reason.COMMAND_NOT_OFFERED, "the OMS offers another command", looked,
-        "offered: ship-without-integration", SHIPPED, "the right `SHIP_*`", variables=MISNAMED, restarted={},
+        "offered: transition 12, slug 'ship-without-integration'",
+        SHIPPED, "the right `SHIP_*`", variables=MISNAMED, restarted={},
     ),
     Scene(
         CaseState.WAITING, Reason.BRAKE, "commands are paused", paused,
@@ -332,7 +333,7 @@ SCENES = (
     ),
     Scene(
         CaseState.NEEDS_ATTENTION, Reason.COMMAND_NOT_OFFERED, "the OMS offers another command for 15 minutes",
-        running(MINUTES), "offered: ship-without-integration",
+        running(MINUTES), "offered: transition 12, slug 'ship-without-integration'",
         SHIPPED, "the right `SHIP_*`", variables=MISNAMED, restarted={},
     ),
     Scene(
