@@ -14,6 +14,7 @@ from service.outcome import Command
 from service.rules import FieldMissing, Match, Rules
 from service.snapshot import Fact, OfferedCommand, PackageSnapshot
 from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS, StateValue, clean
+from service.words import counted
 
 
 class CaseState(StrEnum):
@@ -101,7 +102,7 @@ MEANINGS: Mapping[tuple[CaseState, Reason | None], tuple[str, str]] = {
     ),
     (CaseState.WAITING, Reason.RETRY_AFTER_REFUSAL): (
         "The command was refused or proven not applied; it is tried again later.",
-        "Read the OMS's words in the attempts. Omnitron may not have the items' states yet.",
+        "Read the OMS's words under Commands. Omnitron may not have the items' states yet.",
     ),
     (CaseState.WAITING, Reason.RULE_FIELD_MISSING): (
         "A rule asks a field that the OMS does not send for this package.",
@@ -152,7 +153,7 @@ MEANINGS: Mapping[tuple[CaseState, Reason | None], tuple[str, str]] = {
     ),
     (CaseState.NEEDS_ATTENTION, Reason.REFUSED): (
         "The OMS refused the command as often as we try.",
-        "Read the OMS's words in the attempts, remove the cause, then run autoship recheck ID.",
+        "Read the OMS's words under Commands, remove the cause, then run autoship recheck ID.",
     ),
     (CaseState.NEEDS_ATTENTION, Reason.ACCEPTED_BUT_STILL_PACKED): (
         "The OMS accepted the command and the package is still Packed 15 minutes later.",
@@ -338,16 +339,16 @@ def items_findings(snapshot: PackageSnapshot, settings: Settings) -> tuple[Findi
         return (
             (Check("items are complete", "all items of the package", items.problem, "fail"), Reason.ITEMS_INCOMPLETE),
         )
-    complete = Check("items are complete", "all items of the package", f"{len(items.items)} items", "pass")
+    complete = Check("items are complete", "all items of the package", counted(len(items.items), "item"), "pass")
     expected = f"all {PACKAGE_ITEM_STATUS} {settings.item_packed_status}"
     states = [item.state for item in items.items]
     strangers = [state for state in states if state is not None and not state.is_of(PACKAGE_ITEM_STATUS)]
     if strangers:
         check = Check("items are Packed", expected, f"an item is {strangers[0]}", "fail")
         return ((complete, None), (check, Reason.WRONG_ENUM_CLASS))
-    counted = clean(", ".join(f"{count} in {value}" for value, count in sorted(items.counts().items())))
+    by_state = clean(", ".join(f"{count} in {value}" for value, count in sorted(items.counts().items())))
     packed = all(state is not None and state.value == settings.item_packed_status for state in states)
-    check = Check("items are Packed", expected, counted, "pass" if packed else "fail")
+    check = Check("items are Packed", expected, by_state, "pass" if packed else "fail")
     return ((complete, None), (check, None if packed else Reason.ITEMS_MIXED))
 
 
@@ -381,11 +382,13 @@ def _slug_finding(
     return Check(name, named(command), "offered", "pass"), None
 
 
-def grace_finding(now: datetime, grace_until: datetime) -> Finding:
-    """The grace period is over."""
-    expected = f"now at or after {grace_until:%Y-%m-%dT%H:%M:%SZ}"
+def grace_finding(now: datetime, grace_until: datetime | None) -> Finding:
+    """The grace period is over, if there is one."""
+    if grace_until is None:
+        return Check("grace is over", "no grace period", "none is set", "pass"), None
+    expected = f"now at or after {grace_until:%Y-%m-%d %H:%M:%S} UTC"
     passed = now >= grace_until
-    check = Check("grace is over", expected, f"{now:%Y-%m-%dT%H:%M:%SZ}", "pass" if passed else "fail")
+    check = Check("grace is over", expected, f"{now:%Y-%m-%d %H:%M:%S} UTC", "pass" if passed else "fail")
     return check, None if passed else Reason.GRACE
 
 

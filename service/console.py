@@ -220,7 +220,8 @@ class _Console:
         try:
             told = self._lookup.explain(package_id)
         except OmsUnreachable as problem:
-            return _problem(502, f"Package {package_id} is new to us", f"The OMS was asked about it: {problem}.")
+            text = str(problem)
+            return _problem(502, "The OMS did not answer", f"{text[0].upper()}{text[1:]}.")
         with self._turn():
             found = vitals.read(self._database, self._config.oms_rate_per_s, count_deliveries=False)
             with self._database.reading() as transaction:

@@ -45,10 +45,10 @@ def stored(database: Database, package_id: int) -> dict[str, Any] | None:
         held_back = found.against_command(package_id, transaction.now) if may_be_held else None
         advice = found.advice(transaction.now) if held_back else MEANINGS[case.state, case.reason][1]
         summary = _summary(case, attempts, held_back)
-        if row["due_at"] is not None and _no_worker(transaction):
+        if _next_look(row) is not None and _no_worker(transaction):
             summary, advice = f"{summary} No worker was seen for a minute, so nobody looks at it.", _START_A_WORKER
         return _frame(case, summary, _advice(advice, package_id)) | {
-            "next_check_at": instant(row["due_at"]),
+            "next_check_at": _next_look(row),
             "attempts": attempts,
             "timeline": _timeline(transaction, package_id),
         }
@@ -81,7 +81,7 @@ def unseen(database: Database, oms: Oms, settings: Settings, package_id: int) ->
 def listed(row: sa.RowMapping) -> dict[str, Any]:
     """One package of a list, for programs."""
     names = ("state", "reason", "held", "evidence", "episode", "number")
-    return {"id": row["package_id"], **{name: row[name] for name in names}, "next_check_at": instant(row["due_at"])}
+    return {"id": row["package_id"], **{name: row[name] for name in names}, "next_check_at": _next_look(row)}
 
 
 def meaning_of(row: sa.RowMapping) -> tuple[str, str]:
@@ -103,6 +103,11 @@ def instant(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _next_look(row: sa.RowMapping) -> str | None:
+    """That a dismissed package is looked at once more to see it leave Packed is none that anybody waits for."""
+    return None if row["reason"] == Reason.DISMISSED else instant(row["due_at"])
+
+
 def _no_worker(transaction: Transaction) -> bool:
     """Whether no worker was seen lately; where none ever was, since the database was made."""
     seen_at = sa.func.coalesce(sa.func.max(workers.c.seen_at), sa.func.max(deployment.c.migrated_at))
@@ -115,6 +120,9 @@ def _summary(case: Case, attempts: Sequence[Mapping[str, Any]], held_back: str |
         accepted = bool(attempts) and attempts[-1]["outcome"] == Outcome.ACCEPTED
         return PROOFS[case.evidence] if accepted or case.evidence is not Evidence.READ_BACK else _NOT_ALONE
     meaning = MEANINGS[case.state, case.reason][0]
+    if case.reason is Reason.CONFIRMING and attempts:
+        answered = "accepted" if attempts[-1]["outcome"] == Outcome.ACCEPTED else "refused"
+        meaning = f"The OMS {answered} the command ({attempts[-1]['http_status']}); the package is read back."
     if held_back is not None:
         waits = "It is eligible, but commands are" if case.reason else "It is to be looked at, and work is"
         meaning = f"{waits} held back: {held_back}."
@@ -182,4 +190,5 @@ def _timeline(transaction: Transaction, package_id: int) -> list[dict[str, Any]]
 def _delivery(row: sa.RowMapping) -> str:
     fate = row["fate"] if row["reason"] is None else f"{row['fate']}: {row['reason']}"
     repeats = f", seen {row['seen']} times" if row["seen"] > 1 else ""
-    return f"{row['event_type']} saying state {row['state_value']} ({fate}{repeats})"
+    said = "no state" if row["state_value"] is None else f"state {row['state_value']}"
+    return f"{row['event_type']} saying {said} ({fate}{repeats})"

@@ -463,10 +463,10 @@ def _passes(view: View, snapshot: PackageSnapshot) -> bool:
     return all(reason in (None, Reason.GRACE) for _, reason in _findings(view, snapshot, ruling))
 
 
-def _grace_until(view: View, ruling: Match | FieldMissing) -> datetime:
+def _grace_until(view: View, ruling: Match | FieldMissing) -> datetime | None:
     rule = ruling.rule
     grace = rule.grace if rule is not None and rule.grace is not None else view.settings.grace
-    return (view.case.packed_since or view.now) + grace
+    return (view.case.packed_since or view.now) + grace if grace else None
 
 
 def _eligible(view: View, command: Command) -> Verdict:
@@ -481,7 +481,7 @@ def _eligible(view: View, command: Command) -> Verdict:
     return Verdict(case=case, command=command)
 
 
-def _ineligible(view: View, reason: Reason, grace_until: datetime) -> Verdict:
+def _ineligible(view: View, reason: Reason, grace_until: datetime | None) -> Verdict:
     failed = next(check for check in view.case.checks if check.verdict == "fail")
     text = f"{failed.name}: expected {failed.expected}, observed {failed.observed}"
     if reason is Reason.RULE:

@@ -388,7 +388,9 @@ def test_a_package_never_seen_is_read_from_the_oms_and_its_trouble_told_in_words
     assert "/packages/5/dismiss" not in page
     assert "Neither we nor the OMS know package 6." in person.get("/packages/6", 404)
     floor.oms.always("read", answers(500))
-    assert "The OMS was asked about it" in person.get("/packages/5", 502)
+    page = person.get("/packages/5", 502)
+    assert "<p>Package 5 is new to us, and the OMS did not show it: answered 500.</p>" in page
+    assert page.count("new to us") == 1
     monkeypatch.setattr(lookup, "OMS_PATIENCE_S", 0.1)
     floor.oms.always("read", None)
     other, told = Person(person.client.application.test_client()), list[str]()
@@ -439,6 +441,7 @@ def test_every_act_asks_why_says_what_will_happen_and_is_recorded_with_name_and_
     assert "somebody has to ship it by hand" in person.get("/packages/73/dismiss")
     assert person.act("/packages/73/dismiss", "a  \n return") == "Dismiss package 73: dismissed."
     assert "Nothing would change" in person.get("/packages/73/dismiss")
+    assert "<dt>Next look</dt><dd>none is planned</dd>" in person.get("/packages/73")
     assert "Commands are sent again" in person.get("/resume")
     assert person.act("/resume", "counted") == "Resume shipping: resumed."
     assert "nothing holds commands back" in person.get("/resume")

@@ -292,8 +292,14 @@ def test_all_that_a_command_needs_is_checked_and_said() -> None:
         Check("items are complete", "all items of the package", "2 items", "pass"),
         Check("items are Packed", "all PackageItemStatus 500", "2 in 500", "pass"),
         Check("the OMS offers the command", "transition 12, slug 'ship'", "offered", "pass"),
-        Check("grace is over", "now at or after 2026-11-24T12:00:00Z", "2026-11-24T12:00:00Z", "pass"),
+        Check("grace is over", "now at or after 2026-11-24 12:00:00 UTC", "2026-11-24 12:00:00 UTC", "pass"),
     )
+
+
+def test_without_a_grace_period_no_end_of_one_is_shown_and_one_item_is_one_item() -> None:
+    verdict = decided(a_case(), a_snapshot(items=some_items("500")))
+    assert verdict.case.checks[-1] == Check("grace is over", "no grace period", "none is set", "pass")
+    assert verdict.case.checks[2].observed == "1 item"
 
 
 B2B = {"channel_name": frozenset({"B2B"})}
@@ -356,7 +362,7 @@ UNREADABLE_ITEM = Items((Item(1, PACKED, 73), Item(2, None, 73)))
             a_snapshot(),
             {"grace": 2 * SECOND},
             Reason.GRACE,
-            Check("grace is over", "now at or after 2026-11-24T12:00:01Z", "2026-11-24T12:00:00Z", "fail"),
+            Check("grace is over", "now at or after 2026-11-24 12:00:01 UTC", "2026-11-24 12:00:00 UTC", "fail"),
         ),
         (
             a_snapshot(offered=(OfferedCommand("ship-by-courier", "12", None), OfferedCommand(None, "13", None))),
