@@ -31,7 +31,11 @@ def pages() -> dict[str, str]:
 
 def _alerts() -> str:
     rows = ((f"`{name}`", alert.title, alert.advice, f"`{alert.event}`") for name, alert in ALERTS.items())
-    return _ALERTS + _table(("alert", "what people are told", "what to do", "in the logs"), rows)
+    told = {alert.event for alert in ALERTS.values()}
+    alone = ", ".join(f"`{name}`" for name, event in sorted(EVENTS.items()) if event.alert and name not in told)
+    return _ALERTS.replace("EVENTS", alone) + _table(
+        ("alert", "what people are told", "what to do", "in the logs"), rows
+    )
 
 
 def _configuration() -> str:
@@ -139,8 +143,10 @@ With `ALERT_URLS` set ([Apprise](https://github.com/caronc/apprise) URLs with wh
 pager, a webhook of your own) people are told of these, once for all processes, and again when it is over. Nothing about
 the same alert follows within 5 minutes; what is still open is told again after a day, or when it concerns twice as
 many packages. An alert holds constant text, a number and the address of the OMS. The web processes watch, every 10 s.
-A database that cannot be used and a defect of ours (`database.unavailable`, `web.crashed`, `look.crashed`) stand in the
-logs alone.
+No alert comes while the database takes no writes: the platform's probe of `/readyz` is the alarm for that.
+
+These events, which [the logs](logs.md) mark as such that somebody should be told of, stand there alone:
+EVENTS.
 
 This page is made from `service/alerts.py` by `python -m tests.house.docs`.
 
