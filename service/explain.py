@@ -26,7 +26,7 @@ PROOFS: Mapping[Evidence, str] = {
     Evidence.EVENT: "Shipped: a signed webhook said so after our command.",
     Evidence.TRANSITION_LOG: "Shipped by us: the OMS's transition log names our transition.",
 }
-_START_A_WORKER = "Start a worker (autoship worker), or restart the one that hangs. Nothing is lost: it goes on then."
+_START_A_WORKER = "Start a worker (autoship worker), or restart the one that hangs. Nothing is lost meanwhile."
 _NOT_ALONE = "Shipped by us, or by somebody at the same moment: our command's own answer proves nothing."
 
 TABLE_HEADER = f"{'PACKAGE':>10}  {'NUMBER':<12} {'STATE':<16} {'REASON':<25} MEANING"
@@ -46,7 +46,8 @@ def stored(database: Database, package_id: int) -> dict[str, Any] | None:
         advice = found.advice(transaction.now) if held_back else MEANINGS[case.state, case.reason][1]
         summary = _summary(case, attempts, held_back)
         if _next_look(row) is not None and _no_worker(transaction):
-            summary, advice = f"{summary} No worker was seen for a minute, so nobody looks at it.", _START_A_WORKER
+            summary = f"{summary} No worker was seen for a minute, so nobody looks at it."
+            advice = f"{_START_A_WORKER} {advice}" if held_back else _START_A_WORKER
         return _frame(case, summary, _advice(advice, package_id)) | {
             "next_check_at": _next_look(row),
             "attempts": attempts,

@@ -813,6 +813,13 @@ def test_a_package_that_no_worker_looks_at_is_explained_by_that(autoship: Autosh
     told = autoship("explain", "73").out
     assert "No worker was seen for a minute, so nobody looks at it." in told
     assert "Advice: Start a worker (autoship worker)" in told
+    stored(database, 74, state="waiting", reason="brake")
+    with database.transaction() as transaction:
+        transaction.execute(sa.update(packages).values(due_at=transaction.now))
+        brakes.pause(transaction, brakes.BY_OPERATOR)
+    told = autoship("explain", "74").out
+    assert "Advice: Start a worker (autoship worker)" in told
+    assert "Then: autoship resume" in told
     with database.transaction() as transaction:
         row = {"worker": "w", "version": "1", "started_at": long_ago, "seen_at": transaction.now}
         transaction.execute(sa.insert(workers).values(row))
