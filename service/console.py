@@ -221,7 +221,7 @@ class _Console:
             told = self._lookup.explain(package_id)
         except OmsUnreachable as problem:
             text = str(problem)
-            return _problem(502, "The OMS did not answer", f"{text[0].upper()}{text[1:]}.")
+            return _problem(502, f"Package {package_id} cannot be shown", f"{text[0].upper()}{text[1:]}.")
         with self._turn():
             found = vitals.read(self._database, self._config.oms_rate_per_s, count_deliveries=False)
             with self._database.reading() as transaction:
