@@ -112,8 +112,8 @@ _CONFIGURATION = """\
 
 Everything is an environment variable, read once at start. All problems are reported together, and the process ends
 with 2. An empty variable counts as unset. Each may be given as a file: `OMS_TOKEN_FILE=/run/secrets/token`. Lists have
-commas or line breaks between their parts. `autoship config` shows what a process started from
-this shell would use, without secrets.
+commas or line breaks between their parts. `autoship config` shows what a process started from this shell would use,
+without secrets.
 
 ASSUMED: the defaults of `OMS_ITEMS_PATH`, `OMS_LOGS_PATH`, `OMS_LIST_FILTER` and `OMS_HOOKS_PATH` are not
 documented for the OMS but inferred ([what is known](oms.md)); `autoship doctor` tries them.
