@@ -209,8 +209,8 @@ ALERTS: Mapping[str, Alert] = {
     ),
     "sweep_failing": Alert(
         "no sweep has gone through for an hour",
-        "Look for the cause of sweep.failed in the logs: the OMS answers with an error, the token's user lacks a right, "
-        "or the package list asks another kind of token. Until then only webhooks announce packages.",
+        "Look for the cause of sweep.failed in the logs: the OMS errs, the token's user lacks a right, or the package "
+        "list asks another kind of token. Until then only webhooks announce packages.",
         "sweep.failed",
         _sweep_failing,
     ),

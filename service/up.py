@@ -19,6 +19,7 @@ from service import explain, logs, sandbox, worklist
 from service.config import SANDBOX_DATABASE, SQLITE_DEFAULT, Config
 from service.database import HEAD, Database
 from service.errors import ConfigurationError, DatabaseUnavailable
+from service.hooks import RECEIVER_PATH
 from service.worker import on_signals
 
 SANDBOX_ENVIRONMENT = Path("var/sandbox.json")
@@ -87,7 +88,7 @@ def serve_sandbox(environ: Mapping[str, str], say: Callable[[str], None]) -> int
         _write_sandbox(mine | {"PORT": str(config.port)})
         try:
             prepare(config)
-            webhooks_url = f"http://127.0.0.1:{config.port}/webhooks/oms/packages"
+            webhooks_url = f"http://127.0.0.1:{config.port}{RECEIVER_PATH}"
             say(f"Sandbox: a stand-in OMS at {server.url} packs {len(oms.packages)} sample packages. Ctrl-C ends it.")
             oms.start(webhooks_url)
             for task in (lambda: sandbox.play(oms), lambda: _tell_when_settled(config, say, stopping)):

@@ -20,6 +20,7 @@ from service.config import Config
 from service.database import Database
 from service.delivery import Delivery
 from service.errors import DatabaseUnavailable, DeliveryRejected, OmsUnreachable
+from service.hooks import RECEIVER_PATH
 from service.inbox import Receipt
 from service.lookup import Lookup
 
@@ -119,7 +120,7 @@ def create_app(config: Config | None = None, database: Database | None = None) -
     # One more, because a body in chunks is cut there without a word.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     app.add_url_rule(
-        "/webhooks/oms/packages",
+        RECEIVER_PATH,
         view_func=_receiver(config, database, turns),
         methods=["POST"],
         provide_automatic_options=False,
