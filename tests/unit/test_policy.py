@@ -601,6 +601,11 @@ def test_a_waiting_package_is_polled_more_and_more_rarely(age: timedelta, looks:
     assert wait_of(decided(aged(age, looks=looks), MIXED)) == wait
 
 
+def test_a_backoff_without_a_cap_still_lets_a_case_age() -> None:
+    settings = some_settings(retry_cap=timedelta(0))
+    assert wait_of(decided(aged(QUARTER), MIXED, settings=settings)) == 4 * SECOND
+
+
 @pytest.mark.parametrize(
     ("snapshot", "changes", "age", "expected"),
     [
@@ -638,6 +643,7 @@ def test_what_cannot_be_judged_for_a_day_is_left_to_a_person_by_the_second_look_
     assert standing(first) == (WAITING, reason, False)
     second = decided(first.case, snapshot, settings=some_settings(**changes))
     assert (standing(second), second.next_look_at) == ((ATTENTION, Reason.BAD_SHAPE, True), None)
+    assert [note.text for note in second.notes] == [note.text for note in first.notes]
 
 
 def test_a_short_retry_age_makes_no_unpacked_package_a_persons_matter() -> None:
@@ -1023,6 +1029,8 @@ def test_another_packed_status_under_a_command_proves_nothing_about_a_package_th
     assert standing(verdict) == standing(Verdict(case=UNCONFIRMED))
     assert "PACKED_STATUS was changed" in (verdict.case.read_problem or "")
     assert (verdict.case.packed_since, verdict.resolution) == (UNCONFIRMED.packed_since, None)
+    long_ago = replace(UNCONFIRMED, looking_since=NOW - DAY, failed_reads=7)
+    assert standing(decided(long_ago, a_snapshot(), attempt, settings=renamed)) == (ATTENTION, Reason.BAD_SHAPE, True)
     assert decided(verdict.case, a_snapshot(), attempt).case.read_problem is None
 
 
@@ -1245,13 +1253,13 @@ def test_a_package_dismissed_before_it_was_packed_stays_dismissed_in_its_first_e
 
 LEFT_AT = NOW - MINUTE
 REPACKED = (a_move(11, READY, PACKED), a_move(10, PACKED, READY))
+NEWLY_REPACKED = (replace(REPACKED[0], at=NOW), REPACKED[1])
 
 
 def test_a_newer_logged_entry_into_packed_opens_a_new_episode_with_fresh_budgets() -> None:
     spent = {"refusals": 7, "command_not_before": NOW + DAY, "evidence": Evidence.EVENT, "repacked_at": NOW}
     before = a_left_case(**spent, entry_log_id=8, left_modified_at=NOW, looks=40, looking_since=NOW - 9 * DAY)
-    log = (replace(REPACKED[0], at=NOW), REPACKED[1])
-    verdict = decided(before, None, an_attempt(Outcome.AMBIGUOUS, 6 * SECOND), log=log)
+    verdict = decided(before, None, an_attempt(Outcome.AMBIGUOUS, 6 * SECOND), log=NEWLY_REPACKED)
     case = verdict.case
     assert (case.state, case.reason, case.held, case.episode) == (WAITING, None, False, 2)
     assert (case.refusals, case.command_not_before, case.evidence, case.looks) == (0, None, None, 1)
@@ -1269,8 +1277,9 @@ def test_a_newer_logged_entry_into_packed_opens_a_new_episode_with_fresh_budgets
         ((a_move(11, READY, PACKED),), 0),
         ((a_move(10, PACKED, READY),), 0),
         ((a_move(12, PACKED, SHIPPED), *REPACKED), 0),
-        (REPACKED, 11),
-        (REPACKED, 12),
+        (REPACKED, 0),
+        (NEWLY_REPACKED, 11),
+        (NEWLY_REPACKED, 12),
     ],
 )
 def test_a_log_that_shows_no_newer_entry_leaves_it_to_a_second_read(
