@@ -25,7 +25,7 @@ from service.database import Database, Transaction
 from service.database import alerts as table
 from service.errors import DatabaseUnavailable
 from service.sweep import FILTER_IGNORED
-from service.vitals import LONG, Vitals
+from service.vitals import LONG_WAIT, Vitals
 
 LOOK_EVERY_S = 10.0
 SEND_WITHIN_S = 20.0
@@ -94,7 +94,7 @@ def _capped(found: Vitals) -> bool:
 
 def _forgotten_pause(found: Vitals) -> int:
     """What waits behind a pause that a person made long ago."""
-    long_ago = found.paused_at is not None and found.now - found.paused_at >= LONG
+    long_ago = found.paused_at is not None and found.now - found.paused_at >= LONG_WAIT
     return found.count(CaseState.WAITING, Reason.BRAKE) if long_ago and found.paused_by_person else 0
 
 
@@ -102,7 +102,7 @@ def _held_back(found: Vitals) -> int:
     """What nothing else tells of: where the breaker or a pause holds them back, that is known."""
     if found.paused_at is not None or found.breaker_opened_at is not None:
         return 0
-    unread = found.asked_to_wait and found.oldest_due_s >= LONG.total_seconds()
+    unread = found.asked_to_wait and found.oldest_due_s >= LONG_WAIT.total_seconds()
     return max(found.held_back, int(unread))
 
 

@@ -42,7 +42,7 @@ _ANSWERED = logs.declare(
 _LEASE_LOST = logs.declare(
     "lease.lost",
     logging.WARNING,
-    "Another worker has the package by now; this one wrote nothing.",
+    "Another worker has the package by now, or has just written what its command was answered; this one wrote nothing.",
     ("package_id", "fence"),
 )
 _PACKAGE = ("package_id", "reason", "evidence", "episode")
@@ -183,9 +183,10 @@ class Attendant:
 
     def _record_resolution(self, transaction: Transaction, view: View, verdict: Verdict) -> None:
         attempt = view.open_attempt
-        read_back = attempt is not None and (verdict.resolution is not None or verdict.read_back)
-        if attempt is not None and read_back and not journal.record_read_back(transaction, attempt, verdict.resolution):
-            raise _LeaseLost
+        if attempt is not None and (verdict.resolution is not None or verdict.read_back):
+            is_written = journal.record_read_back(transaction, attempt, verdict.resolution)
+            if not is_written:
+                raise _LeaseLost
         if verdict.learned is not None and not self.settings.shipped_statuses:
             journal.learn_shipped(transaction, view.case.package_id, verdict.learned)
 

@@ -28,7 +28,7 @@ from service.policy import UNKNOWN_TO_OMS
 
 ATTEMPTS_WITHIN = timedelta(hours=24)
 UNANNOUNCED_WITHIN = timedelta(hours=1)
-LONG = timedelta(minutes=30)
+LONG_WAIT = timedelta(minutes=30)
 # What a package in Packed waits for where its items, or what it calls its states, cannot be taken as packed.
 UNFIT = (Reason.ITEMS_MIXED, Reason.NO_ITEMS, Reason.ITEMS_INCOMPLETE, Reason.WRONG_ENUM_CLASS)
 # With the usual backoff, after some minutes.
@@ -152,7 +152,7 @@ def _parts(now: datetime, rate_per_s: float) -> tuple[sa.Select[Any], ...]:
     failing = packages.c.due_at.is_not(None), packages.c.failed_reads > 0, answered
     again_and_again = count.filter(packages.c.failed_reads >= READ_FAILURES)
     waiting, reason = packages.c.state == CaseState.WAITING, packages.c.reason
-    unfit = waiting, reason.in_(UNFIT), packages.c.looking_since <= now - LONG
+    unfit = waiting, reason.in_(UNFIT), packages.c.looking_since <= now - LONG_WAIT
     recent_attempts = attempts.c.started_at > now - ATTEMPTS_WITHIN
     outcome = sa.func.coalesce(attempts.c.outcome, "open")
     held_up = sa.case((holds_up_work(now, rate_per_s), 1), else_=0)
@@ -165,7 +165,7 @@ def _parts(now: datetime, rate_per_s: float) -> tuple[sa.Select[Any], ...]:
         _part("quarantine", n=sa.func.count(quarantine.c.delivery_id)),
         _part("unannounced", n=count).where(*alone, packages.c.created_at > now - UNANNOUNCED_WITHIN),
         _part("failing", n=count, m=again_and_again).where(*failing),
-        _part("held_back", n=count).where(waiting, reason == Reason.BRAKE, packages.c.packed_since <= now - LONG),
+        _part("held_back", n=count).where(waiting, reason == Reason.BRAKE, packages.c.packed_since <= now - LONG_WAIT),
         _part("unfit", a=reason, n=count).where(*unfit).group_by(reason),
         _part("due", at=sa.func.min(packages.c.due_at)).where(*worklist.is_due(now)),
         _part("worker", at=sa.func.max(workers.c.seen_at)),

@@ -26,6 +26,7 @@ from service.worklist import Claim
 from tests.conftest import MINIMAL, on_postgresql
 from tests.integration.conftest import Clock
 from tests.integration.test_worklist import LEASE, SECOND, hint
+from tests.processes import wait_until
 
 AT_ONCE = 8
 T = TypeVar("T")
@@ -192,6 +193,12 @@ def test_nothing_that_locks_waits_for_another_in_a_circle(store: Database, other
     at_once(lambda n: [(look, interfere)[n % 2]((store, other)[n // 2 % 2], round_) for round_ in range(15)])
 
 
+def somebody_waits_for_a_lock(database: Database) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with database.reading() as transaction:  # of its own: what it shows stays the same within one
+        return bool(transaction.execute(sa.text(waiting)).scalar())
+
+
 @on_postgresql
 def test_a_recheck_locks_the_package_before_its_attempts_as_a_look_does(store: Database, other: Database) -> None:
     """Else each waits for what the other has, and the server ends one of them."""
@@ -208,8 +215,7 @@ def test_a_recheck_locks_the_package_before_its_attempts_as_a_look_does(store: D
         with store.transaction() as transaction:
             assert worklist.release(transaction, claimed, case, None)
             rechecked = threads.submit(operator.recheck, other, 73)
-            while transaction.execute(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar() == 0:
-                time.sleep(0.01)
+            wait_until(lambda: somebody_waits_for_a_lock(store))
             assert journal.record_read_back(transaction, answered, None)
         assert rechecked.result().done
 
