@@ -76,8 +76,8 @@ class Standing:
 NO_WRITES = Concern(
     "no_writes",
     "the database takes no writes: deliveries are answered 503",
-    "Look whether its disk is full, whether another process locks it, and for database.unavailable in the logs. The "
-    "OMS sends again what was answered 503, for 2 h 25 min with what autoship register sets; the sweep finds the rest.",
+    "Look whether its disk is full, whether another process locks it, and for database.unavailable in the logs. What "
+    "was answered 503 should come again, for 2 h 25 min with what autoship register sets; a sweep finds the rest.",
     count=1,
     cause=None,
     since=None,
