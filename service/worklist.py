@@ -332,7 +332,7 @@ def _columns(case: Case) -> dict[str, Any]:
         "state_class": case.state_seen.enum_class if case.state_seen else None,
         "state_value": case.state_seen.value if case.state_seen else None,
         "facts": dict(case.facts),
-        "checks": [dataclasses.asdict(check) for check in case.checks],
+        "checks": [{name: getattr(check, name) for name in Check.__slots__} for check in case.checks],
     }
 
 
