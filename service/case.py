@@ -354,32 +354,28 @@ def items_findings(snapshot: PackageSnapshot, settings: Settings) -> tuple[Findi
 
 def offer_finding(offered: tuple[OfferedCommand, ...] | None, command: Command, settings: Settings) -> Finding:
     """The OMS offers our command, as far as what it lists can be compared with ours."""
-    name, expected = "the OMS offers the command", named(command)
+
+    def found(observed: str, verdict: str, reason: Reason | None = None) -> Finding:
+        return Check("the OMS offers the command", named(command), observed, verdict), reason
+
     if not settings.enforce_offered:
-        return Check(name, expected, "not checked: COMMANDS_GATE=off", "unknown"), None
+        return found("not checked: COMMANDS_GATE=off", "unknown")
     if offered is None:
-        return Check(name, expected, "no commands listed in a shape we recognise", "unknown"), None
-    by_slug = [one for one in offered if command.slug is not None and one.slug == command.slug]
+        return found("no commands listed in a shape we recognise", "unknown")
+    number = None if command.transition_id is None else str(command.transition_id)
     if command.slug is not None and any(one.slug for one in offered):
-        return _slug_finding(name, command, by_slug, offered)
-    numbers = {one.transition for one in offered} - {None} or {one.command_id for one in offered} - {None}
-    if command.transition_id is None or not numbers:
-        return Check(name, expected, "the offered commands cannot be compared with ours", "unknown"), None
-    if str(command.transition_id) in numbers:
-        return Check(name, expected, "offered", "pass"), None
-    return Check(name, expected, _offers(offered), "fail"), Reason.COMMAND_NOT_OFFERED
-
-
-def _slug_finding(
-    name: str, command: Command, by_slug: list[OfferedCommand], offered: tuple[OfferedCommand, ...]
-) -> Finding:
-    if not by_slug:
-        return Check(name, named(command), _offers(offered), "fail"), Reason.COMMAND_NOT_OFFERED
-    transitions = {one.transition for one in by_slug} - {None}
-    if command.transition_id is not None and transitions and str(command.transition_id) not in transitions:
-        observed = f"slug {command.slug!r} is transition {', '.join(sorted(filter(None, transitions)))}"
-        return Check(name, named(command), observed, "fail"), Reason.TRANSITION_SLUG_MISMATCH
-    return Check(name, named(command), "offered", "pass"), None
+        by_slug = [one for one in offered if one.slug == command.slug]
+        transitions = {one.transition for one in by_slug} - {None}
+        if number is not None and transitions and number not in transitions:
+            observed = f"slug {command.slug!r} is transition {', '.join(sorted(filter(None, transitions)))}"
+            return found(observed, "fail", Reason.TRANSITION_SLUG_MISMATCH)
+        is_offered = bool(by_slug)
+    else:
+        numbers = {one.transition for one in offered} - {None} or {one.command_id for one in offered} - {None}
+        if number is None or not numbers:
+            return found("the offered commands cannot be compared with ours", "unknown")
+        is_offered = number in numbers
+    return found("offered", "pass") if is_offered else found(_offers(offered), "fail", Reason.COMMAND_NOT_OFFERED)
 
 
 def grace_finding(now: datetime, grace_until: datetime | None) -> Finding:
