@@ -162,8 +162,7 @@ def parse_items(package_id: int, rows: Sequence[object], announced: int | None =
     A filter the OMS does not know is ignored, not refused: rows of another package make all of it unusable.
     """
     items = tuple(_item(row) for row in rows)
-    listed_apart = announced is not None
-    return Items(items, _problem(package_id, items, listed_apart) or _shortfall(items, announced))
+    return Items(items, _problem(package_id, items, announced))
 
 
 def parse_transitions(package_id: int, rows: Iterable[object]) -> tuple[LoggedTransition, ...]:
@@ -192,22 +191,18 @@ def _item(row: object) -> Item:
     return Item(item.get("id"), item.get("state"), item.get("package"))
 
 
-def _problem(package_id: int, items: tuple[Item, ...], listed_apart: bool) -> str | None:
+def _problem(package_id: int, items: tuple[Item, ...], announced: int | None) -> str | None:
     ids = [item.item_id for item in items]
     if None in ids:
         return "an item has no id"
     if len(set(ids)) != len(ids):
         return "an item is listed twice"
-    allowed = {package_id} if listed_apart else {package_id, None}
+    allowed = {package_id, None} if announced is None else {package_id}
     if any(item.package_id not in allowed for item in items):
         return "an item does not name this package"
+    if announced is not None and announced != len(items):
+        return f"the OMS counts {announced} items and lists {len(items)}"
     return None
-
-
-def _shortfall(items: tuple[Item, ...], announced: int | None) -> str | None:
-    if announced is None or announced == len(items):
-        return None
-    return f"the OMS counts {announced} items and lists {len(items)}"
 
 
 def _offered(commands: object) -> tuple[OfferedCommand, ...] | None:
