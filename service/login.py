@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from datetime import datetime, timedelta
+from enum import Enum, auto
 
 import sqlalchemy as sa
 
@@ -61,12 +62,11 @@ class Login:
         give_up_at = time.monotonic() + self._timeout_s
         while time.monotonic() < give_up_at:
             with self._database.transaction() as transaction:
-                token, mine = _take_turn(transaction, rejected, timedelta(seconds=self._timeout_s) + _MARGIN)
-            if token is not None:
-                self._token = token
-                return token
-            if mine is not None:
-                self._token = self._log_in(rejected) if mine else None
+                found = _token_or_turn(transaction, rejected, timedelta(seconds=self._timeout_s) + _MARGIN)
+            if found is _Turn.NOBODYS:
+                return None
+            if found is not _Turn.ANOTHERS:
+                self._token = self._log_in(rejected) if found is _Turn.OURS else found
                 return self._token
             time.sleep(_POLL_S)
         return None
@@ -84,19 +84,27 @@ class Login:
         return token
 
 
-def _take_turn(transaction: Transaction, rejected: str | None, lease: timedelta) -> tuple[str | None, bool | None]:
-    """A usable token; or whose turn it is to log in: ours, nobody's for now (False), another process's (None)."""
+class _Turn(Enum):
+    """Whose turn it is to log in; nobody's after too many logins."""
+
+    OURS = auto()
+    ANOTHERS = auto()
+    NOBODYS = auto()
+
+
+def _token_or_turn(transaction: Transaction, rejected: str | None, lease: timedelta) -> str | _Turn:
+    """A usable token, or whose turn it is; ours is taken by this."""
     row = transaction.execute(sa.select(login).with_for_update()).mappings().one()
-    if row["token"] is not None and row["token"] != rejected:
-        return row["token"], None
+    token: str | None = row["token"]
+    if token is not None and token != rejected:
+        return token
     if row["leased_until"] is not None and transaction.now < row["leased_until"]:
-        return None, None
-    recent = [
-        at for at in map(datetime.fromisoformat, row["recent"]) if transaction.now - WITHIN < at <= transaction.now
-    ]
+        return _Turn.ANOTHERS
+    logins = map(datetime.fromisoformat, row["recent"])
+    recent = [at for at in logins if transaction.now - WITHIN < at <= transaction.now]
     if len(recent) >= MOST_LOGINS:
-        return None, False
-    logins = [at.isoformat() for at in (*recent, transaction.now)]
-    turn = {"token": None, "leased_until": transaction.now + lease, "recent": logins}
+        return _Turn.NOBODYS
+    begun = [at.isoformat() for at in (*recent, transaction.now)]
+    turn = {"token": None, "leased_until": transaction.now + lease, "recent": begun}
     transaction.execute(sa.update(login).values(**turn))
-    return None, True
+    return _Turn.OURS
