@@ -22,7 +22,7 @@ control_socket_disable = True
 def on_starting(server: object) -> None:
     """The master's own lines look like everybody's."""
     config = configuration.load(configuration.environment())
-    logs.configure(config.log_level, config.log_format, config.display_tz)
+    logs.configure(config)
 
 
 def when_ready(server: object) -> None:

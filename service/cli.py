@@ -607,7 +607,7 @@ def _ready() -> tuple[Config, Database]:
     """The same for a process, which waits for somebody to migrate. SIGTERM and SIGINT end it meanwhile."""
     worker.on_signals(lambda: sys.exit(0))
     config = configuration.load(configuration.environment())
-    logs.configure(config.log_level, config.log_format, config.display_tz)
+    logs.configure(config)
     database = Database(config.database_url)
     wait_until_migrated(database, config.oms.base_url, MIGRATION_WAIT_S)
     return config, database

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
+from service.config import Config
+
 _logger = logging.getLogger("autoship")
 
 
@@ -87,20 +89,20 @@ def trace_of(problem: BaseException) -> str:
     return " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}" for frame in reversed(frames))
 
 
-def configure(level: str, form: str | None, zone: tzinfo) -> None:
-    """Sends every line of this process to stdout: as text on a terminal, else as JSON, unless `form` says which.
+def configure(config: Config) -> None:
+    """Sends every line of this process to stdout: as text on a terminal, else as JSON, unless LOG_FORMAT says which.
 
     That includes the lines of libraries that came with handlers of their own, gunicorn above all.
     """
     handler = logging.StreamHandler(sys.stdout)
-    as_text = form == "text" or (form is None and sys.stdout.isatty())
-    handler.setFormatter(_TextFormatter(zone) if as_text else _JsonFormatter())
+    as_text = config.log_format == "text" or (config.log_format is None and sys.stdout.isatty())
+    handler.setFormatter(_TextFormatter(config.display_tz) if as_text else _JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in list(logging.root.manager.loggerDict):
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
-    _logger.setLevel(level)
+    _logger.setLevel(config.log_level)
     logging.captureWarnings(True)
     # A line that cannot be written is lost; Python would print its values and a traceback instead.
     logging.raiseExceptions = False

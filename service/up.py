@@ -63,7 +63,7 @@ def serve(environ: Mapping[str, str]) -> int:
     """
     stopping = _stopping()
     config = configuration.load(environ, default_database=SQLITE_DEFAULT)
-    logs.configure(config.log_level, config.log_format, config.display_tz)
+    logs.configure(config)
     refuse_taken_port(config.port, "PORT")
     prepare(config)
     chosen = {"DATABASE_URL": config.database_url, "DATABASE_URL_FILE": ""}
@@ -83,7 +83,7 @@ def serve_sandbox(environ: Mapping[str, str], say: Callable[[str], None]) -> int
     with sandbox.serve(oms) as server:
         mine = _sandbox_environment(server.url, oms)
         config = configuration.load(own | mine)
-        logs.configure(config.log_level, config.log_format, config.display_tz)
+        logs.configure(config)
         refuse_taken_port(config.port, "PORT")
         _write_sandbox(mine | {"PORT": str(config.port)})
         try:

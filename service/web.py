@@ -110,7 +110,7 @@ def create_app(config: Config | None = None, database: Database | None = None) -
     """The WSGI application; reads the environment where it is not given a configuration."""
     if config is None:
         config = configuration.load(configuration.environment())
-        logs.configure(config.log_level, config.log_format, config.display_tz)
+        logs.configure(config)
     database = database or Database(config.database_url, patience_s=DATABASE_PATIENCE_S)
     turns = _Turns()
     app = Flask("service", static_folder=None)

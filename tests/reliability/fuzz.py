@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -442,8 +441,9 @@ def _sockets(folder: Path, options: argparse.Namespace) -> bool:
 
 
 def _application(folder: Path, options: argparse.Namespace) -> bool:
-    logs.configure("ERROR", "json", UTC)
-    database = Database(f"sqlite:///{folder}/in-process.db")
+    url = f"sqlite:///{folder}/in-process.db"
+    logs.configure(configuration.load({**MINIMAL, "DATABASE_URL": url, "LOG_LEVEL": "ERROR", "LOG_FORMAT": "json"}))
+    database = Database(url)
     database.migrate(MINIMAL["OMS_BASE_URL"])
     began = time.monotonic()
     tally = in_process(database, options.seed, options.in_process)

@@ -92,12 +92,12 @@ def test_an_event_is_declared_once() -> None:
 
 _PROGRAM = """
 import logging, sys, warnings
-from zoneinfo import ZoneInfo
-from service import logs
+from service import config, logs
+from tests.conftest import MINIMAL
 own = logging.getLogger("gunicorn.error")
 own.propagate = False
 own.addHandler(logging.StreamHandler(sys.stderr))
-logs.configure("DEBUG", None, ZoneInfo("UTC"))
+logs.configure(config.load({**MINIMAL, "DATABASE_URL": "sqlite:///none.db", "LOG_LEVEL": "DEBUG"}))
 own.warning("worker %s", "canary")
 logging.getLogger("httpx").info("GET %s", "canary")
 warnings.warn("canary")
