@@ -219,21 +219,21 @@ class Settings:
     """What the operator configured, as far as decisions go."""
 
     command: Command
-    rules: Rules = field(default_factory=Rules)
-    packed_status: str = "500"
-    item_packed_status: str = "500"
-    shipped_statuses: frozenset[str] = frozenset()
-    enforce_offered: bool = True
-    live: bool = True
-    grace: timedelta = timedelta(0)
-    settle: timedelta = timedelta(seconds=3)
-    episode: timedelta = timedelta(seconds=30)
-    oms_timeout: timedelta = timedelta(seconds=10)
-    retry_base: timedelta = timedelta(seconds=5)
-    retry_cap: timedelta = timedelta(minutes=15)
-    retry_max_age: timedelta = timedelta(days=1)
-    command_max_attempts: int = 8
-    ship_max_per_hour: int = 0
+    rules: Rules
+    packed_status: str
+    item_packed_status: str
+    shipped_statuses: frozenset[str]
+    enforce_offered: bool
+    live: bool
+    grace: timedelta
+    settle: timedelta
+    episode: timedelta
+    oms_timeout: timedelta
+    retry_base: timedelta
+    retry_cap: timedelta
+    retry_max_age: timedelta
+    command_max_attempts: int
+    ship_max_per_hour: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ MINIMAL = {
     "SHIP_TRANSITION_ID": "12",
     "WEBHOOK_SECRETS": SECRET,
 }
+USUAL_SETTINGS = configuration.load({**MINIMAL, "DATABASE_URL": "sqlite:///unused.db"}).settings
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
@@ -13,12 +14,13 @@ import sqlalchemy as sa
 from service import brakes, delivery, inbox, journal, sender, worklist
 from service import database as tables
 from service.attend import Attendant
-from service.case import CLOSED, CaseState, Reason, Settings
+from service.case import CLOSED, CaseState, Reason
 from service.database import Database
 from service.delivery import Delivery
 from service.errors import DatabaseUnavailable
 from service.rules import Rule, Rules
 from service.worklist import Claim
+from tests.conftest import USUAL_SETTINGS
 from tests.simulation.history import TIMEOUT_S, Disruption, History, Move, Order, Post, Stray
 from tests.simulation.oms import COMMAND, FOREIGN_CHANNEL, PACKED, SHIPPED, Client, SimulatedOms
 from tests.simulation.world import START, Crashed, SteppedDatabase, World
@@ -61,7 +63,8 @@ class Simulation:
         self.world = World([one for one in history.events if isinstance(one, Disruption)])
         self.database = storage.begin(self.world)
         self.oms = SimulatedOms(history, self.world, self._announce, self._is_closed)
-        self.settings = Settings(
+        self.settings = replace(
+            USUAL_SETTINGS,
             command=COMMAND,
             rules=RULES,
             shipped_statuses=frozenset({SHIPPED} if history.shipped_known else ()),

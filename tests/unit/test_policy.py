@@ -47,6 +47,7 @@ from service.policy import Verdict, View, decide, needs_transition_log
 from service.rules import Action, Rule, Rules
 from service.snapshot import Item, Items, LoggedTransition, OfferedCommand, PackageSnapshot
 from service.wire import StateValue
+from tests.conftest import USUAL_SETTINGS
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -68,7 +69,7 @@ Standing = tuple[CaseState, Reason | None, bool]
 
 
 def some_settings(**changes: Any) -> Settings:
-    return replace(Settings(command=COMMAND), **changes)
+    return replace(USUAL_SETTINGS, **{"command": COMMAND} | changes)
 
 
 def a_case(**changes: Any) -> Case:
