@@ -69,7 +69,7 @@ def install(app: Flask, config: Config, database: Database, lookup: Lookup, turn
     app.session_interface = signin.Sessions()
     app.config["PERMANENT_SESSION_LIFETIME"] = signin.LASTS_S
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
-    app.jinja_env.filters["plain"] = lambda text: str(text or "").replace("_", " ")
+    app.jinja_env.filters["plain"] = _plain
     app.jinja_env.globals.update(
         counted=counted, form_token=signin.form_token, max_why=MAX_WHY, max_name=MAX_NAME, version=__version__
     )
@@ -348,8 +348,8 @@ def _grouped(found: Vitals, state: CaseState) -> list[dict[str, Any]]:
     ]
 
 
-def _plain(text: str) -> str:
-    return text.replace("_", " ")
+def _plain(name: str | None) -> str:
+    return (name or "").replace("_", " ")
 
 
 def _see_other(endpoint: str, **values: Any) -> BaseResponse:
