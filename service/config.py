@@ -534,8 +534,8 @@ class _Reader:
         self.shown[name] = value
         return value
 
-    def number(self, name: str, default: float, *, at_least: float, at_most: float = _MOST) -> float:
-        return self._bounded(name, float, default, at_least, at_most)
+    def number(self, name: str, default: float, *, at_least: float) -> float:
+        return self._bounded(name, float, default, at_least, _MOST)
 
     def whole(self, name: str, default: int, *, at_least: int, at_most: int = _MOST) -> int:
         return self._bounded(name, int, default, at_least, at_most)

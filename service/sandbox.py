@@ -621,11 +621,11 @@ SAMPLE_ENDS: Mapping[int, tuple[str, str | None]] = {
 }
 
 
-def play(oms: StandInOms, pace_s: float = 0.4, sleep: Callable[[float], None] = time.sleep) -> None:
+def play(oms: StandInOms) -> None:
     """A few seconds in a warehouse: most packages are packed, some go their own ways."""
     for package_id in (73, 74, 82, 75, 76, 83, 77, 78):
         oms.pack(package_id)
-        sleep(pace_s)
+        time.sleep(0.4)
     oms.pack(79, [PACKED, "200"])
     for package_id in (80, 81, 85):
         # Serialised while Packed, read later: 80 was unpacked meanwhile, 81 cancelled, 85 shipped by a person.
@@ -633,7 +633,7 @@ def play(oms: StandInOms, pace_s: float = 0.4, sleep: Callable[[float], None] = 
     oms.cancel(81)
     oms.ship_by_hand(85)
     oms.pack(84, [PACKED, READY])
-    sleep(10 * pace_s)
+    time.sleep(4)
     oms.set_items(84, [PACKED, PACKED])
 
 
