@@ -19,10 +19,11 @@ from service import logs
 from service.brakes import holds_up_work, is_by_person
 from service.config import Config
 from service.database import Database, brakes, packages, workers
+from service.diagnosis import WORKER_SILENT
 from service.errors import DatabaseUnavailable
 
 EVERY_S = 10.0
-SILENT_AFTER_S = 60.0
+SILENT_AFTER_S = WORKER_SILENT.total_seconds()
 # What is late at this moment and still a minute later is 5 minutes late.
 LATE_AFTER = timedelta(minutes=4)
 UNSEEN = "no worker was seen for a minute"
@@ -74,10 +75,9 @@ class Watched:
 
     def after(self, signs: Signs, now_s: float) -> Watched:
         """With one more look. A heartbeat is whatever changed since the last one."""
-        seen = replace(self, heartbeats=signs.heartbeats)
-        if signs.heartbeats != self.heartbeats:
-            seen = replace(seen, heard_at=now_s)
-        return seen if signs.late_by >= LATE_AFTER else replace(seen, on_time_at=now_s)
+        heard_at = self.heard_at if signs.heartbeats == self.heartbeats else now_s
+        on_time_at = self.on_time_at if signs.late_by >= LATE_AFTER else now_s
+        return Watched(heard_at, on_time_at, signs.heartbeats)
 
 
 def silence(watched: Watched, now_s: float) -> str | None:
@@ -115,15 +115,10 @@ class Watch:
             if self.cause is None:  # an outage is no silence, nor the end of one
                 self._watched = replace(self._watched, heard_at=self._monotonic(), on_time_at=self._monotonic())
             return
+        now_s = self._monotonic()
+        self._watched = self._watched.after(signs, now_s)
         self._tell_of_brakes(signs.held)
-        self._watched = self._watched.after(signs, self._monotonic())
-        told, self.cause = self.cause, silence(self._watched, self._monotonic())
-        if self.cause == told:
-            return
-        if self.cause is None:
-            _SEEN.emit()
-        else:
-            _SILENT.emit(cause=self.cause)
+        self._tell_of_workers(silence(self._watched, now_s))
 
     def _tell_of_brakes(self, held: str | None) -> None:
         before, self._held = self._held, held
@@ -131,6 +126,13 @@ class Watch:
             _HELD.emit(cause=held)
         elif held is None and before is not None:
             _FREE.emit()
+
+    def _tell_of_workers(self, cause: str | None) -> None:
+        before, self.cause = self.cause, cause
+        if cause is not None and cause != before:
+            _SILENT.emit(cause=cause)
+        elif cause is None and before is not None:
+            _SEEN.emit()
 
 
 def start(config: Config) -> Watch:

@@ -317,7 +317,7 @@ def test_a_worker_that_died_before_the_clock_was_set_back_is_told_of_all_the_sam
         transaction.execute(sa.insert(workers).values(worker="a", version="1", started_at=ahead, seen_at=ahead))
     seconds = iter(range(0, 1000, 10))
     over_workers = watch.Watch(store, 10, lambda: next(seconds))
-    waits = iter([False] * 6 + [True])
+    waits = iter([False] * 7 + [True])
     over_workers.run(lambda seconds: next(waits))
     process_of_an_hour = watch_with(ONE, silence=lambda: over_workers.cause, monotonic=iter((0.0, 3600.0)).__next__)
     process_of_an_hour.look()
