@@ -74,10 +74,10 @@ class Notice(StrEnum):
 class Told:
     """What people were told last. `count` is how many it concerned."""
 
-    is_open: bool
-    count: int
-    told_at: datetime | None
-    leased_until: datetime | None
+    is_open: bool = False
+    count: int = 0
+    told_at: datetime | None = None
+    leased_until: datetime | None = None
 
 
 def _breaker(found: Vitals) -> bool:
@@ -245,17 +245,14 @@ def judge(found: Vitals, silence: str | None) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count > 0}
 
 
-def notice(told: Told | None, count: int, now: datetime) -> Notice | None:
+def notice(told: Told, count: int, now: datetime) -> Notice | None:
     """What people should hear of an alert that concerns `count` by now; None where they know, or are being told."""
-    if told is None or told.told_at is None:
-        quiet, since_told = False, timedelta(0)
-    else:
-        since_told = now - told.told_at
-        quiet = timedelta(0) <= since_told < QUIET
-    leased = told is not None and told.leased_until is not None and now < told.leased_until <= now + LEASE
-    if quiet or leased:
+    since_told = timedelta.max if told.told_at is None else now - told.told_at
+    is_quiet = timedelta(0) <= since_told < QUIET
+    is_leased = told.leased_until is not None and now < told.leased_until <= now + LEASE
+    if is_quiet or is_leased:
         return None
-    if told is None or not told.is_open:
+    if not told.is_open:
         return Notice.OPEN if count else None
     if not count:
         return Notice.OVER
@@ -335,12 +332,10 @@ class Watch:
             told = {row["alert"]: _told(row) for row in rows}
         watched_for_s = self._monotonic() - self._began
         for name, alert in ALERTS.items():
-            count = counts.get(name, 0)
-            due = watched_for_s >= alert.patience_s
-            before = told.get(name)
-            if due and notice(before, count, found.now) is not None:
+            count, before = counts.get(name, 0), told.get(name, Told())
+            if watched_for_s >= alert.patience_s and notice(before, count, found.now) is not None:
                 self._tell(name, count)
-            elif before is not None and before.is_open and 0 < count < before.count:
+            elif before.is_open and 0 < count < before.count:
                 self._remember_fewer(name, count)
 
     def run(self, wait: Callable[[float], bool]) -> None:

@@ -29,6 +29,7 @@ from tests import commands
 from tests.conftest import MINIMAL, on_sqlite
 from tests.house.events import EVENTS
 from tests.integration.conftest import Clock
+from tests.integration.test_watch import beat
 from tests.processes import wait_until, web_process
 from tests.recorder import recording
 
@@ -118,7 +119,7 @@ def test_what_is_wrong_opens_its_alert_and_nothing_else(changes: dict[str, Any],
     assert judge(found, "no worker was seen for a minute") == alerts | {"worker_silent": 1}
 
 
-NEVER = Told(is_open=False, count=0, told_at=None, leased_until=None)
+NEVER = Told()
 OPEN = Told(is_open=True, count=3, told_at=NOW - QUIET, leased_until=None)
 OVER = replace(OPEN, is_open=False)
 
@@ -126,8 +127,7 @@ OVER = replace(OPEN, is_open=False)
 @pytest.mark.parametrize(
     ("told", "count", "expected"),
     [
-        (None, 0, None),
-        (None, 1, Notice.OPEN),
+        (NEVER, 0, None),
         (NEVER, 1, Notice.OPEN),
         (OPEN, 0, Notice.OVER),
         (OPEN, 3, None),
@@ -146,7 +146,7 @@ OVER = replace(OPEN, is_open=False)
         (replace(NEVER, leased_until=NOW + timedelta(days=1)), 1, Notice.OPEN),
     ],
 )
-def test_people_hear_what_they_do_not_know_yet(told: Told | None, count: int, expected: Notice | None) -> None:
+def test_people_hear_what_they_do_not_know_yet(told: Told, count: int, expected: Notice | None) -> None:
     assert notice(told, count, NOW) is expected
 
 
@@ -216,11 +216,7 @@ def watched(store: Database, clock: Clock) -> Callable[[Watch, timedelta], None]
 
     def look(watch: Watch, after: timedelta) -> None:
         clock.turn(after)
-        with store.transaction() as transaction:
-            seen = {"worker": "a", "version": "1", "started_at": clock.now, "seen_at": clock.now}
-            insert = store.insert(workers).values(seen)
-            insert = insert.on_conflict_do_update(index_elements=["worker"], set_={"seen_at": clock.now})
-            transaction.execute(insert)
+        beat(store)
         watch.look()
 
     return look
