@@ -15,13 +15,13 @@ from service import config as configuration
 from service import sandbox, worklist
 from service.attend import Attendant
 from service.config import Config
-from service.database import Database, packages, workers
+from service.database import Database, packages
 from service.oms import Oms
 from service.sandbox import Request, Response
 from service.sweep import Sweeper
 from service.web import create_app
 from tests.conftest import MINIMAL, a_document, deliver
-from tests.integration.conftest import Clock
+from tests.integration.conftest import Clock, beat
 from tests.oms_faults import FaultyOms, Outcome, words
 
 TOKEN = "a-long-token-for-tests"
@@ -72,9 +72,7 @@ class Stage:
             self._run(attendant, at)
             happens()
         self._run(attendant, until)
-        with self.store.transaction() as transaction:
-            row = {"worker": "w", "version": "1", "started_at": self.clock.now, "seen_at": self.clock.now}
-            transaction.execute(sa.insert(workers).values(row))
+        beat(self.store)
         oms.close()
 
     def _plan(self, until: datetime, announce: Callable[[int], None]) -> Iterator[Event]:

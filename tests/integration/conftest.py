@@ -12,7 +12,7 @@ import pytest
 from service import explain, sandbox, worklist
 from service.attend import Attendant
 from service.config import Config
-from service.database import Database
+from service.database import Database, workers
 from service.oms import Oms
 from tests.conftest import MINIMAL
 from tests.oms_faults import FaultyOms
@@ -29,6 +29,14 @@ class Clock:
 
     def turn(self, by: timedelta) -> None:
         self.now += by
+
+
+def beat(store: Database, seen_at: datetime | None = None, worker: str = "w") -> None:
+    """A worker is seen, now or then."""
+    with store.transaction() as transaction:
+        at = seen_at or transaction.now
+        beat = store.insert(workers).values(worker=worker, version="1", started_at=at, seen_at=at)
+        transaction.execute(beat.on_conflict_do_update(index_elements=["worker"], set_={"seen_at": at}))
 
 
 @pytest.fixture

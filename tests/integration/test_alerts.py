@@ -22,14 +22,13 @@ from service import brakes, operator, up, watch, worklist
 from service.alerts import ALERTS, LEASE, QUIET, REMIND_AFTER, Notice, Told, Watch, judge, message, notice
 from service.brakes import Operation
 from service.config import Config
-from service.database import Database, packages, workers
+from service.database import Database, packages
 from service.outcome import Unauthorised
 from service.vitals import Vitals
 from tests import commands
 from tests.conftest import MINIMAL, on_sqlite
 from tests.house.events import EVENTS
-from tests.integration.conftest import Clock
-from tests.integration.test_watch import beat
+from tests.integration.conftest import Clock, beat
 from tests.processes import wait_until, web_process
 from tests.recorder import recording
 
@@ -308,9 +307,7 @@ def test_a_worker_that_died_before_the_clock_was_set_back_is_told_of_all_the_sam
     watch_with: Callable[..., Watch], store: Database, clock: Clock, wire: responses.RequestsMock
 ) -> None:
     wire.post(AT_ONE)
-    with store.transaction() as transaction:
-        ahead = clock.now + timedelta(hours=2)
-        transaction.execute(sa.insert(workers).values(worker="a", version="1", started_at=ahead, seen_at=ahead))
+    beat(store, clock.now + timedelta(hours=2))
     seconds = iter(range(0, 1000, 10))
     over_workers = watch.Watch(store, 10, lambda: next(seconds))
     waits = iter([False] * 7 + [True])

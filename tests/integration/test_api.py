@@ -15,11 +15,11 @@ from flask.testing import FlaskClient
 from service import explain, lookup
 from service.case import CaseState
 from service.config import Config
-from service.database import Database, packages, workers
+from service.database import Database, packages
 from service.sandbox import Request, Response
 from service.web import create_app
 from tests.conftest import a_document, deliver, locked, on_sqlite
-from tests.integration.conftest import Clock, Floor
+from tests.integration.conftest import Clock, Floor, beat
 from tests.oms_faults import FaultyOms, answers
 
 TOKEN = "admin-token"
@@ -127,9 +127,7 @@ def test_status_tells_how_it_does(client: FlaskClient, floor: Floor, clock: Cloc
         deliver(client, a_document())
     deliver(client, a_document(74, uuid="1" * 32, state="400"))
     deliver(client, a_document("none", uuid="2" * 32))
-    row = {"worker": "a", "version": "1", "started_at": clock.now, "seen_at": clock.now}
-    with floor.store.transaction() as transaction:
-        transaction.execute(sa.insert(workers).values(row))
+    beat(floor.store)
     clock.turn(timedelta(seconds=7))
     told = get(client, "/api/v1/status")
     assert told["deliveries"] == {"accepted": 1, "duplicate": 2, "ignored": 1, "quarantined": 1}

@@ -22,7 +22,7 @@ from service import config as configuration
 from service.brakes import Operation
 from service.case import MEANINGS, Evidence, Reason
 from service.config import Config
-from service.database import HEAD, Database, deliveries, deployment, packages, quarantine, workers
+from service.database import HEAD, Database, deliveries, deployment, packages, quarantine
 from service.delivery import Authentication, Delivery, Unusable, authenticate
 from service.errors import AutoshipError, DatabaseOutdated, DatabaseUnavailable
 from service.outcome import Unauthorised
@@ -31,7 +31,7 @@ from tests import commands
 from tests.commands import Autoship
 from tests.conftest import MINIMAL, SECRET, a_document, on_sqlite
 from tests.house.events import EVENTS
-from tests.integration.conftest import Floor
+from tests.integration.conftest import Floor, beat
 from tests.oms_faults import FaultyOms, answers, applied_then, html, resets, shows, words
 
 UNREACHABLE_DATABASE = "postgresql://ayse:canary@127.0.0.1:9/autoship"
@@ -820,9 +820,8 @@ def test_a_package_that_no_worker_looks_at_is_explained_by_that(autoship: Autosh
     told = autoship("explain", "74").out
     assert "Advice: Start a worker (autoship worker)" in told
     assert "Then: autoship resume" in told
+    beat(database)
     with database.transaction() as transaction:
-        row = {"worker": "w", "version": "1", "started_at": long_ago, "seen_at": transaction.now}
-        transaction.execute(sa.insert(workers).values(row))
         transaction.execute(sa.update(packages).values(due_at=transaction.now + timedelta(hours=1)))
     told = autoship("explain", "73").out
     assert "Nothing to do." in told

@@ -19,12 +19,12 @@ from service import brakes, lookup, operator, signin
 from service.case import CaseState
 from service.config import Config
 from service.console import ENTRIES, NEEDING, PAGE
-from service.database import Database, packages, timeline, workers
+from service.database import Database, packages, timeline
 from service.operator import MAX_NAME, MAX_WHY, Word
 from service.sweep import Sweeper
 from service.web import create_app
 from tests.conftest import a_document, deliver, locked, on_sqlite
-from tests.integration.conftest import Clock, Floor
+from tests.integration.conftest import Clock, Floor, beat
 from tests.oms_faults import answers, meanwhile, words
 
 TOKEN = "admin-token"
@@ -323,9 +323,8 @@ def test_the_start_page_tells_how_it_stands_what_waits_and_what_needs_a_person(
     floor.hint(4)
     floor.run(3)
     clock.turn(timedelta(hours=2))
+    beat(floor.store)
     with floor.store.transaction() as transaction:
-        row = {"worker": "w", "version": "1", "started_at": clock.now, "seen_at": clock.now}
-        transaction.execute(sa.insert(workers).values(row))
         transaction.execute(sa.update(packages).values(due_at=None))
     page = person.get("/")
     assert "Shipping normally. 2 shipped today, 1 waiting, 1 needs you." in page

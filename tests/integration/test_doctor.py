@@ -21,6 +21,7 @@ from service.outcome import Misconfigured, Throttled, Unauthorised
 from service.sandbox import Request, Response
 from tests.commands import Autoship, Ended
 from tests.conftest import MINIMAL, on_postgresql, on_sqlite
+from tests.integration.conftest import beat
 from tests.oms_faults import Fault, FaultyOms, Outcome, answers, html, resets, sends, shows, truncated, words
 from tests.recorder import recording
 
@@ -76,11 +77,9 @@ def examined(autoship: Autoship, oms: FaultyOms, database_url: str, mounts: Path
 
 
 def see_worker(database: Database, ago: timedelta) -> None:
-    with database.transaction() as transaction:
-        seen_at = transaction.now - ago
-        transaction.execute(sa.delete(workers))
-        row = {"worker": "w", "version": "1", "started_at": seen_at, "seen_at": seen_at}
-        transaction.execute(sa.insert(workers).values(row))
+    with database.reading() as transaction:
+        now = transaction.now
+    beat(database, now - ago)
 
 
 def judged(ended: Ended) -> dict[str, str]:

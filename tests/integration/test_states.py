@@ -14,18 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from service import brakes, inbox, operator
 from service.case import MEANINGS, CaseState, Reason
-from service.database import workers
 from service.delivery import Delivery
 from service.outcome import Misconfigured, Throttled, Unauthorised
 from service.sandbox import CANCELLED, PACKED, Request, Response
 from service.sweep import Sweeper
 from service.wire import StateValue
 from tests.conftest import on_sqlite
-from tests.integration.conftest import Clock, Floor
+from tests.integration.conftest import Clock, Floor, beat
 from tests.oms_faults import FaultyOms, Outcome, answers, applied_then, meanwhile, resets, shows, words
 
 MINUTES, A_DAY = timedelta(minutes=20), timedelta(hours=26)
@@ -355,10 +353,7 @@ def test_explain_names_the_true_cause_and_its_advice_works(
     floor_with: Callable[..., Floor], clock: Clock, tmp_path: Path, scene: Scene
 ) -> None:
     floor = floor_with(FaultyOms(shipped="510", clock=clock), **variables_of(scene, tmp_path))
-    with floor.store.transaction() as transaction:
-        later = clock.now + A_DAY  # a worker is at work all the time
-        row = {"worker": "w", "version": "1", "started_at": clock.now, "seen_at": later}
-        transaction.execute(sa.insert(workers).values(row))
+    beat(floor.store, clock.now + A_DAY)  # a worker is at work all the time
     told = scene.bring(floor) or floor.told(73)
     assert (told["state"], told["reason"]) == (scene.state, scene.reason)
     assert told["held"] == (scene.name in HELD)

@@ -11,12 +11,12 @@ import sqlalchemy as sa
 
 from service import operator, watch
 from service.brakes import TOKEN_REJECTED, Operation, note_answer
-from service.database import Database, brakes, workers
+from service.database import Database, brakes
 from service.operator import Word
 from service.outcome import Unauthorised
 from service.watch import Signs, Watch, Watched
 from tests.conftest import MINIMAL
-from tests.integration.conftest import Clock
+from tests.integration.conftest import Clock, beat
 from tests.integration.test_worklist import hint
 from tests.processes import free_port, wait_until
 from tests.reliability.fleet import Member, end
@@ -68,13 +68,6 @@ class Minutes:
         return self._now_s > self._until_s
 
 
-def beat(store: Database, worker: str = "w") -> None:
-    with store.transaction() as transaction:
-        row = {"worker": worker, "version": "1", "started_at": transaction.now, "seen_at": transaction.now}
-        insert = store.insert(workers).values(row)
-        transaction.execute(insert.on_conflict_do_update(index_elements=["worker"], set_={"seen_at": transaction.now}))
-
-
 def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str | None]]:
     said = [one for one in caplog.records if one.getMessage().startswith("worker.")]
     return [(one.getMessage(), one.__dict__["fields"].get("cause")) for one in said]
@@ -84,7 +77,7 @@ def test_a_worker_that_died_is_told_of_once_and_its_return_once(
     store: Database, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "autoship")
-    beat(store, "long dead, and ahead of a clock that was set back")
+    beat(store, worker="long dead, and ahead of a clock that was set back")
     clock.turn(-timedelta(hours=2))
 
     def beat_later() -> None:

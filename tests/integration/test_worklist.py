@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from service import brakes, journal, worklist
 from service.brakes import Operation
 from service.case import Case, CaseState, Reason
-from service.database import Database, login, sweep, workers
+from service.database import Database, login, sweep
 from service.database import brakes as brakes_table
 from service.outcome import (
     Ambiguous,
@@ -27,7 +27,7 @@ from service.outcome import (
 )
 from service.worklist import Claim
 from tests.conftest import on_postgresql
-from tests.integration.conftest import Clock
+from tests.integration.conftest import Clock, beat
 from tests.processes import wait_until
 
 LEASE = timedelta(seconds=60)
@@ -196,10 +196,9 @@ def test_after_a_clock_was_set_back_everything_is_due_as_soon_as_before(store: D
     hint(store, 73, 74, 75)
     claims = claim(store)
     release(store, claims[73], clock.now + timedelta(hours=1))
+    beat(store)
     with store.transaction() as transaction:
         brakes.note_answer(transaction, 75, Operation.READ, Throttled(timedelta(minutes=15)))
-        worker = {"worker": "w", "version": "1", "started_at": clock.now, "seen_at": clock.now}
-        transaction.execute(sa.insert(workers).values(worker))
         journal.open_attempt(transaction, Case(package_id=74, episode=1), 1, Command(12, None), timedelta(seconds=12))
         assert worklist.follow_clock(transaction) is None
     clock.turn(-timedelta(days=1))
@@ -218,9 +217,8 @@ def test_after_a_clock_was_set_back_everything_is_due_as_soon_as_before(store: D
 def test_after_a_clock_was_set_back_a_login_and_the_count_of_what_was_missed_wait_no_longer_than_before(
     store: Database, clock: Clock
 ) -> None:
+    beat(store)
     with store.transaction() as transaction:
-        worker = {"worker": "w", "version": "1", "started_at": clock.now, "seen_at": clock.now}
-        transaction.execute(sa.insert(workers).values(worker))
         transaction.execute(sa.update(login).values(leased_until=clock.now + 12 * SECOND))
         transaction.execute(sa.update(sweep).values(missed_until=clock.now))
     clock.turn(-timedelta(days=1))
