@@ -3,7 +3,7 @@ add web processes by the platform's own means."""
 
 import signal
 
-from service import __version__, alerts, garbage, logs, watch
+from service import __version__, garbage, logs, notices, watch
 from service import config as configuration
 from service.server import STARTED
 
@@ -35,5 +35,5 @@ def post_worker_init(worker: object) -> None:
     STARTED.emit(version=__version__)
     config = configuration.load(configuration.environment())
     over_workers = watch.start(config)
-    alerts.start(config, lambda: over_workers.cause)
+    notices.start(config, lambda: over_workers.cause)
     garbage.settle()

@@ -19,10 +19,11 @@ import sqlalchemy as sa
 from requests import PreparedRequest
 
 from service import brakes, operator, up, watch, worklist
-from service.alerts import ALERTS, LEASE, QUIET, REMIND_AFTER, Notice, Told, Watch, judge, message, notice
+from service.alerts import ALERTS, judge
 from service.brakes import Operation
 from service.config import Config
 from service.database import Database, packages
+from service.notices import LEASE, QUIET, REMIND_AFTER, Notice, Teller, Told, message, notice
 from service.outcome import Unauthorised
 from service.vitals import Vitals
 from tests import commands
@@ -176,7 +177,7 @@ def wire() -> Iterator[responses.RequestsMock]:
 @pytest.fixture
 def watch_with(
     configured: Callable[..., Config], store: Database, wire: responses.RequestsMock
-) -> Callable[..., Watch]:
+) -> Callable[..., Teller]:
     """A process that watches, telling these targets."""
 
     def make(
@@ -184,8 +185,8 @@ def watch_with(
         send_within_s: float = 10.0,
         monotonic: Callable[[], float] = lambda: 0.0,
         silence: Callable[[], str | None] = lambda: None,
-    ) -> Watch:
-        return Watch(configured(ALERT_URLS="\n ".join(urls)), store, silence, send_within_s, monotonic)
+    ) -> Teller:
+        return Teller(configured(ALERT_URLS="\n ".join(urls)), store, silence, send_within_s, monotonic)
 
     return make
 
@@ -210,10 +211,10 @@ IS_OVER = f"Autoship, over: {ALERTS['token_rejected'].title}"
 
 
 @pytest.fixture
-def watched(store: Database, clock: Clock) -> Callable[[Watch, timedelta], None]:
+def watched(store: Database, clock: Clock) -> Callable[[Teller, timedelta], None]:
     """Looks after some time has passed in which a worker was seen."""
 
-    def look(watch: Watch, after: timedelta) -> None:
+    def look(watch: Teller, after: timedelta) -> None:
         clock.turn(after)
         beat(store)
         watch.look()
@@ -221,11 +222,11 @@ def watched(store: Database, clock: Clock) -> Callable[[Watch, timedelta], None]
     return look
 
 
-Look = Callable[[Watch, timedelta], None]
+Look = Callable[[Teller, timedelta], None]
 
 
 def test_an_alert_is_told_once_for_all_processes_and_told_when_it_is_over(
-    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock
+    watch_with: Callable[..., Teller], watched: Look, store: Database, wire: responses.RequestsMock
 ) -> None:
     wire.post(AT_ONE)
     first, second = watch_with(ONE), watch_with(ONE)
@@ -244,7 +245,7 @@ def test_an_alert_is_told_once_for_all_processes_and_told_when_it_is_over(
 
 
 def test_an_alert_that_is_redirected_is_not_told_elsewhere_and_tried_again(
-    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock
+    watch_with: Callable[..., Teller], watched: Look, store: Database, wire: responses.RequestsMock
 ) -> None:
     """Another host may be anybody's, and its 200 would count as told."""
     wire.post(AT_ONE, status=307, headers={"Location": AT_TWO})
@@ -257,7 +258,7 @@ def test_an_alert_that_is_redirected_is_not_told_elsewhere_and_tried_again(
 
 
 def test_what_grows_again_after_it_had_become_less_is_told_again(
-    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock
+    watch_with: Callable[..., Teller], watched: Look, store: Database, wire: responses.RequestsMock
 ) -> None:
     wire.post(AT_ONE)
     process = watch_with(ONE)
@@ -279,12 +280,12 @@ def test_what_grows_again_after_it_had_become_less_is_told_again(
 
 
 def test_a_process_that_just_started_says_of_the_workers_neither_that_they_are_silent_nor_that_they_are_not(
-    watch_with: Callable[..., Watch], clock: Clock, wire: responses.RequestsMock
+    watch_with: Callable[..., Teller], clock: Clock, wire: responses.RequestsMock
 ) -> None:
     wire.post(AT_ONE)
     silent = [f"Autoship: {ALERTS['worker_silent'].title}"]
 
-    def process(silence: str | None) -> Watch:
+    def process(silence: str | None) -> Teller:
         return watch_with(ONE, monotonic=lambda: clock.now.timestamp(), silence=lambda: silence)
 
     first = process("no worker was seen for a minute")
@@ -304,7 +305,7 @@ def test_a_process_that_just_started_says_of_the_workers_neither_that_they_are_s
 
 
 def test_a_worker_that_died_before_the_clock_was_set_back_is_told_of_all_the_same(
-    watch_with: Callable[..., Watch], store: Database, clock: Clock, wire: responses.RequestsMock
+    watch_with: Callable[..., Teller], store: Database, clock: Clock, wire: responses.RequestsMock
 ) -> None:
     wire.post(AT_ONE)
     beat(store, clock.now + timedelta(hours=2))
@@ -318,7 +319,7 @@ def test_a_worker_that_died_before_the_clock_was_set_back_is_told_of_all_the_sam
 
 
 def test_a_clock_that_is_set_back_silences_nothing(
-    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock
+    watch_with: Callable[..., Teller], watched: Look, store: Database, wire: responses.RequestsMock
 ) -> None:
     wire.post(AT_ONE)
     open_breaker(store)
@@ -330,7 +331,7 @@ def test_a_clock_that_is_set_back_silences_nothing(
 
 
 def test_processes_that_look_at_the_same_moment_tell_it_once(
-    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock
+    watch_with: Callable[..., Teller], watched: Look, store: Database, wire: responses.RequestsMock
 ) -> None:
     wire.post(AT_ONE)
     processes = [watch_with(ONE) for _ in range(4)]
@@ -338,7 +339,7 @@ def test_processes_that_look_at_the_same_moment_tell_it_once(
     open_breaker(store)
     together = threading.Barrier(4)
 
-    def look(process: Watch) -> None:
+    def look(process: Teller) -> None:
         together.wait(10)
         process.look()
 
@@ -351,7 +352,7 @@ def test_processes_that_look_at_the_same_moment_tell_it_once(
 
 
 def test_what_no_target_took_is_sent_again_and_one_target_is_enough(
-    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock,
+    watch_with: Callable[..., Teller], watched: Look, store: Database, wire: responses.RequestsMock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     caplog.set_level(logging.DEBUG)
@@ -372,7 +373,7 @@ def test_what_no_target_took_is_sent_again_and_one_target_is_enough(
 
 
 def test_a_target_that_hangs_delays_no_other_and_is_given_one_thread_only(
-    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock,
+    watch_with: Callable[..., Teller], watched: Look, store: Database, wire: responses.RequestsMock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     release, hanging = threading.Event(), list[str]()
@@ -409,7 +410,7 @@ def test_what_apprise_cannot_send_to_is_refused_at_the_start_and_not_quoted(tmp_
 
 
 def test_apprise_which_is_slow_is_imported_only_where_somebody_is_to_be_told() -> None:
-    loaded = "import sys, service.cli, service.alerts; sys.exit('apprise' in sys.modules)"
+    loaded = "import sys, service.cli, service.notices; sys.exit('apprise' in sys.modules)"
     subprocess.run([sys.executable, "-c", loaded], check=True)
 
 
