@@ -145,9 +145,10 @@ class Teller:
         watched_for_s = self._monotonic() - self._began
         for name, alert in ALERTS.items():
             count, before = counts.get(name, 0), told.get(name, Told())
-            if watched_for_s >= alert.patience_s and notice(before, count, found.now) is not None:
+            due = watched_for_s >= alert.patience_s
+            if due and notice(before, count, found.now) is not None:
                 self._tell(name, count)
-            elif before.is_open and 0 < count < before.count:
+            elif due and before.is_open and count < before.count:
                 self._remember_fewer(name, count)
 
     def run(self, wait: Callable[[float], bool]) -> None:

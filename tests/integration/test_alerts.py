@@ -279,6 +279,32 @@ def test_what_grows_again_after_it_had_become_less_is_told_again(
     assert told(wire) == [f"Autoship: {ALERTS['needs_attention'].title}"] * 2
 
 
+def test_what_is_over_and_begins_anew_within_the_quiet_time_is_told_once_that_has_passed(
+    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock
+) -> None:
+    """Else who has dealt with the one package hears of the next a day later."""
+    wire.post(AT_ONE)
+    process = watch_with(ONE)
+
+    def need_a_person(package_id: int) -> None:
+        with store.transaction() as transaction:
+            worklist.hint(transaction, package_id, "webhook")
+            transaction.execute(sa.update(packages).values(state="needs_attention", due_at=None))
+
+    need_a_person(73)
+    watched(process, SECOND)
+    operator.dismiss(store, 73)
+    watched(process, MINUTE)
+    need_a_person(74)
+    with store.transaction() as transaction:
+        transaction.execute(sa.update(packages).where(packages.c.package_id == 73).values(state="skipped"))
+    watched(process, MINUTE)
+    assert len(told(wire)) == 1
+    for _ in range(2):
+        watched(process, QUIET)
+    assert told(wire) == [f"Autoship: {ALERTS['needs_attention'].title}"] * 2
+
+
 def test_a_process_that_just_started_says_of_the_workers_neither_that_they_are_silent_nor_that_they_are_not(
     watch_with: Callable[..., Teller], clock: Clock, wire: responses.RequestsMock
 ) -> None:
