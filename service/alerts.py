@@ -181,9 +181,11 @@ ALERTS: Mapping[str, Alert] = {
         _webhooks_silent,
     ),
     "worker_silent": Alert(
-        "no worker is at work",
-        "Start one (autoship worker), or restart the one that hangs. If /readyz answers 503, mend the database first: "
-        "a worker that cannot write is not seen. What was accepted is not lost; it ships when a worker is back.",
+        "no worker is at work, or they do not keep up",
+        "worker.silent in the logs says which. None was seen: start one (autoship worker), or restart the one that "
+        "hangs; if /readyz answers 503, mend the database first: a worker that cannot write is not seen. Packages are "
+        "5 minutes late: look for look.crashed and read.failed, else start more workers or raise OMS_CONCURRENCY. "
+        "Nothing is lost.",
         "worker.silent",
         None,
         patience_s=WATCHED_FOR_S,

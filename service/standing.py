@@ -31,9 +31,9 @@ LABELS: Mapping[Light, str] = {
     Light.NEEDS_YOU: "Needs you",
     Light.STOPPED: "Standing still",
 }
-_UNREADABLE = "oms_unreadable"
+_UNREADABLE, _SILENT = "oms_unreadable", "worker_silent"
 # While one of these is open no package ships, most pressing first.
-_STOPPING = ("no_writes", "token_rejected", "breaker_open", _UNREADABLE, "hourly_cap", "worker_silent", "paused")
+_STOPPING = ("no_writes", "token_rejected", "breaker_open", _UNREADABLE, "hourly_cap", _SILENT, "paused")
 # Told package by package.
 _BY_PACKAGE = "needs_attention"
 _RESUMABLE = ("token_rejected", "breaker_open", "hourly_cap", "paused")
@@ -158,9 +158,10 @@ def _concern(name: str, count: int, found: Vitals) -> Concern:
     alert = alerts.ALERTS[name]
     cause, since = _TRACES[name](found) if name in _TRACES else (None, None)
     # One package that cannot be read stops no other: where a sweep went through, the OMS answers.
-    answers = found.sweep_problem is None and found.last_sweep_at is not None
-    stops = name in _STOPPING and not (name == _UNREADABLE and answers)
-    return Concern(name, alert.title, alert.advice, count, cause, since, stops)
+    answers = name == _UNREADABLE and found.sweep_problem is None and found.last_sweep_at is not None
+    silence = _silence(found) if name == _SILENT else None
+    stops = name in _STOPPING and not answers and silence != watch.LATE
+    return Concern(name, silence or alert.title, alert.advice, count, cause, since, stops)
 
 
 # What the vitals know of the cause, and since when.
@@ -169,7 +170,10 @@ _TRACES: Mapping[str, Callable[[Vitals], tuple[str | None, datetime | None]]] = 
     "breaker_open": lambda found: (found.breaker_cause, found.breaker_opened_at),
     "hourly_cap": lambda found: (found.pause_cause, found.paused_at),
     "paused": lambda found: (found.pause_cause, found.paused_at),
-    "worker_silent": lambda found: (None, found.worker_seen_at or found.made_at),
+    _SILENT: lambda found: (
+        None,
+        found.oldest_due_at if _silence(found) == watch.LATE else found.worker_seen_at or found.made_at,
+    ),
     "webhooks_silent": lambda found: (None, found.last_webhook_at or found.made_at),
     "filter_ignored": lambda found: (found.sweep_problem, found.last_sweep_at),
     "sweep_failing": lambda found: (found.sweep_problem, found.last_sweep_at or found.made_at),

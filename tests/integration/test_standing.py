@@ -10,7 +10,7 @@ import pytest
 
 from service import alerts, brakes
 from service.standing import Light, judge
-from tests.integration.test_alerts import HEALTHY, NOW, SECOND, SILENT
+from tests.integration.test_alerts import HEALTHY, MINUTE, NOW, SECOND, SILENT
 
 HOUR = timedelta(hours=1)
 CALM: dict[str, Any] = {"packages": {("shipped", None): 9, ("waiting", "grace"): 3}}
@@ -21,6 +21,7 @@ PAUSED: dict[str, Any] = {"paused_at": NOW - HOUR, "pause_cause": "by Ayşe: sto
 BEHIND: dict[str, Any] = {"packages": {("waiting", "brake"): 3}}
 SHADOW: dict[str, Any] = {"packages": {("would_ship", None): 1200}}
 BREAKER: dict[str, Any] = {"breaker_opened_at": NOW - HOUR, "breaker_cause": "the token may not read"}
+LATE: dict[str, Any] = {"oldest_due_at": NOW - 6 * MINUTE, "held_up": False}
 NOTHING_YET: dict[str, Any] = {"packages": {}, "last_webhook_at": None, "made_at": NOW}
 
 
@@ -52,7 +53,9 @@ NOTHING_YET: dict[str, Any] = {"packages": {}, "last_webhook_at": None, "made_at
         (CALM | BREAKER, True, Light.STOPPED, "The breaker is open: no command is sent. 412 shipped"),
         (CALM | BREAKER | {"breaker_cause": brakes.TOKEN_REJECTED}, True, Light.STOPPED, "The OMS does not accept"),
         (CALM | PAUSED | {"pause_cause": "9 commands"}, True, Light.STOPPED, "Paused: SHIP_MAX_PER_HOUR was reached."),
-        (CALM | {"worker_seen_at": None}, True, Light.STOPPED, "No worker is at work. 412"),
+        (CALM | {"worker_seen_at": None}, True, Light.STOPPED, "No worker was seen for a minute. 412"),
+        (CALM | LATE, True, Light.NEEDS_YOU, "The oldest due package is 5 minutes late. 412"),
+        (CALM | LATE | {"worker_seen_at": None}, True, Light.STOPPED, "No worker was seen for a minute. 412"),
         (ONE_NEEDS | BREAKER | SILENT | PAUSED | {"worker_seen_at": None}, False, Light.STOPPED, "The breaker is open"),
     ],
 )
@@ -82,6 +85,11 @@ def test_a_database_that_takes_no_writes_stops_everything_and_is_told_first() ->
 def test_a_forgotten_pause_says_who_paused_and_can_be_resumed() -> None:
     [concern] = judge(replace(HEALTHY, **PAUSED | BEHIND), 0, live=True).concerns
     assert (concern.cause, concern.since, concern.can_be_resumed) == ("by Ayşe: stock count", NOW - HOUR, True)
+
+
+def test_workers_that_do_not_keep_up_are_not_said_to_be_gone() -> None:
+    [concern] = judge(replace(HEALTHY, **LATE), 0, live=True).concerns
+    assert (concern.title, concern.since) == ("the oldest due package is 5 minutes late", LATE["oldest_due_at"])
 
 
 def test_packages_that_need_a_person_are_told_one_by_one_and_not_as_a_concern() -> None:
