@@ -188,6 +188,8 @@ def test_default_database_stands_in_only_where_none_is_named() -> None:
         ("WEBHOOK_BASIC_AUTH", "canary", "must be user:password"),
         ("WEBHOOK_HEADER", "canary", "must be Name: value"),
         ("WEBHOOK_HEADER", ": canary", "must be Name: value"),
+        ("WEBHOOK_HEADER", "X_Api_Key: canary", "must be Name: value, the name of letters, digits and hyphens"),
+        ("WEBHOOK_HEADER", "X-Küche: canary", "must be Name: value, the name of letters, digits and hyphens"),
         ("ADMIN_TOKEN", "canary\n", "must be printable ASCII without spaces or line breaks around it"),
         (
             "ALERT_URLS",
