@@ -54,7 +54,7 @@ def declare(name: str, level: int, meaning: str, fields: tuple[str, ...] = (), *
 WEB_CRASHED = declare(
     "web.crashed",
     logging.ERROR,
-    "A defect of ours; a request was answered 500, or one look for alerts failed.",
+    "A defect of ours; a request was answered 500, or one look for alerts or after the workers failed.",
     ("error", "trace"),
     alert=True,
 )

@@ -106,7 +106,10 @@ class Watch:
     def run(self, wait: Callable[[float], bool]) -> None:
         """Looks until `wait(seconds)` is True."""
         while not wait(EVERY_S):
-            self._look()
+            try:
+                self._look()
+            except Exception as problem:  # noqa: BLE001 - the last resort: the next look may well work
+                logs.WEB_CRASHED.emit(error=type(problem).__name__, trace=logs.trace_of(problem))
 
     def _look(self) -> None:
         try:

@@ -198,6 +198,23 @@ def test_a_database_that_cannot_be_asked_is_no_silence_and_no_end_of_one(
     assert told(caplog) == said
 
 
+def test_a_look_that_fails_ends_no_watch(store: Database, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """As while a backup is being restored: the tables are there, their rows are not yet."""
+    caplog.set_level("INFO", "autoship")
+    beat(store)
+
+    def restore(rows: int) -> None:
+        with store.transaction() as transaction:
+            transaction.execute(sa.delete(brakes))
+            if rows:
+                transaction.execute(sa.insert(brakes).values(id=1))
+
+    minutes = Minutes(120, {20.0: lambda: restore(0), 30.0: lambda: restore(1)})
+    Watch(store, RATE_PER_S, minutes.monotonic).run(minutes.wait)
+    assert told(caplog) == [("worker.silent", DEAD)]
+    assert [one.getMessage() for one in caplog.records].count("web.crashed") == 1
+
+
 def test_the_web_process_says_that_no_worker_runs_and_that_one_came(database_url: str, tmp_path: Path) -> None:
     database = Database(database_url)
     database.migrate(MINIMAL["OMS_BASE_URL"])
