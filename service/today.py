@@ -69,14 +69,15 @@ class Today:
                 yield Step(name, count, count / total)
 
     def points(self) -> Iterator[Point]:
-        """The plot of the times, newest first."""
+        """The plot of the times, newest first, by the clock on the wall: not every day has 24 hours."""
         for at, took in self.times:
-            yield Point((at - self.midnight) / timedelta(days=1), height(took))
+            on_the_wall = at.astimezone(self.midnight.tzinfo).replace(tzinfo=None)
+            yield Point((on_the_wall - self.midnight.replace(tzinfo=None)) / timedelta(days=1), height(took))
 
     def summary(self) -> str:
         """The plot in a sentence."""
         if not self.times:
-            return "Nothing has shipped yet today."
+            return "What shipped had been packed before." if self.shipped else "Nothing has shipped yet today."
         took = sorted(took.total_seconds() for _, took in self.times)
         middle, most = statistics.median(took), took[math.ceil(len(took) * 0.95) - 1]
         middle_in, most_in, longest = (lasting(timedelta(seconds=each)) for each in (middle, most, took[-1]))
