@@ -192,4 +192,4 @@ def _delivery(row: sa.RowMapping) -> str:
     fate = row["fate"] if row["reason"] is None else f"{row['fate']}: {row['reason']}"
     repeats = f", seen {row['seen']} times" if row["seen"] > 1 else ""
     said = "no state" if row["state_value"] is None else f"state {row['state_value']}"
-    return f"{row['event_type']} saying {said} ({fate}{repeats})"
+    return f"{row['event_type'] or 'an event without a type'} saying {said} ({fate}{repeats})"

@@ -791,12 +791,16 @@ def test_prune_says_how_much_it_deleted(autoship: Autoship, database: Database, 
 def test_what_a_refused_command_waits_for_and_a_delivery_without_a_state_are_told_as_they_are(floor: Floor) -> None:
     floor.oms.create(73, ["500"], state="500")
     floor.oms.script("command", answers(406))
-    inbox.accept(floor.store, Delivery(73, None, "package.updated", None), floor.config.settings)
+    for event_type in ("package.updated", None):
+        inbox.accept(floor.store, Delivery(73, None, event_type, None), floor.config.settings)
     floor.look()
     told = floor.told(73)
     assert (told["state"], told["reason"]) == ("shipping", "confirming")
     assert told["summary"] == "The OMS refused the command (406); the package is read back."
-    assert told["timeline"][0]["text"] == "package.updated saying no state (accepted)"
+    assert {entry["text"] for entry in told["timeline"] if entry["kind"] == "delivery"} == {
+        "package.updated saying no state (accepted)",
+        "an event without a type saying no state (accepted)",
+    }
 
 
 def test_a_package_that_no_worker_looks_at_is_explained_by_that(autoship: Autoship, database: Database) -> None:
