@@ -80,6 +80,7 @@ class Throttled:
     """429: nobody sends before this has passed."""
 
     retry_after: timedelta
+    status: int = 429
 
 
 @dataclass(frozen=True, slots=True)

@@ -803,6 +803,16 @@ def test_what_a_refused_command_waits_for_and_a_delivery_without_a_state_are_tol
     }
 
 
+def test_a_command_that_was_throttled_is_told_with_its_status(floor: Floor) -> None:
+    floor.oms.create(73, ["500"], state="500")
+    floor.oms.script("command", answers(429))
+    floor.hint(73)
+    floor.look()
+    told = floor.told(73)
+    assert told["attempts"][0]["http_status"] == 429
+    assert [entry["text"] for entry in told["timeline"] if entry["kind"] == "answer"] == ["attempt 1: throttled (429)"]
+
+
 def test_a_package_that_no_worker_looks_at_is_explained_by_that(autoship: Autoship, database: Database) -> None:
     stored(database, 73, state="waiting", reason="grace")
     with database.transaction() as transaction:
