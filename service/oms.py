@@ -218,8 +218,7 @@ class Oms:
 
     def read_items(self, package_id: int) -> Items | Unread:
         """The package's items, from the list at `OMS_ITEMS_PATH`."""
-        rows: list[object] = []
-        count: object = None
+        rows, counts = list[object](), list[object]()
         address: str | None = self._address(self._config.items_path.format(id=package_id))
         for _ in range(MAX_PAGES):
             if address is None:
@@ -233,9 +232,13 @@ class Oms:
             if not isinstance(page, Mapping) or not isinstance(page.get("results"), list):
                 return Items((), "the item list is not a list")
             rows += page["results"]
-            count, address = page.get("count"), self._next(page.get("next"))
+            counts.append(page.get("count"))
+            address = self._next(page.get("next"))
+        count = counts[0]
         if not isinstance(count, int):
             return Items(parse_items(package_id, rows).items, "the item list does not say how many there are")
+        if any(one != count for one in counts):  # what a page lost, the next one skipped
+            return Items(parse_items(package_id, rows).items, "the item list changed while it was read")
         return parse_items(package_id, rows, count)
 
     def command(self, package_id: int, command: Command, first_byte_by: float | None = None) -> CommandAnswer:

@@ -480,6 +480,20 @@ def test_what_is_no_item_list_is_never_taken_for_a_complete_one(
     assert items_of(oms) == (0, problem)
 
 
+def test_an_item_that_slips_to_a_page_already_read_is_missed_however_many_were_collected(
+    paged: FaultyOms, oms: Oms
+) -> None:
+    paged.set_items(73, [PACKED, "400", PACKED, PACKED])
+
+    def before_one_was_taken_out(faulty: FaultyOms, request: Request) -> Response:
+        page = json.loads(faulty.answer_well(request).body)
+        first = page["results"][0]
+        return Response(200, json.dumps(page | {"count": 5, "results": [first | {"id": 1}, first]}).encode())
+
+    paged.script("items", before_one_was_taken_out)
+    assert items_of(oms) == (4, "the item list changed while it was read")
+
+
 @pytest.mark.parametrize(
     ("fault", "reading"), [(html(502), ReadFailed("answered 502")), (answers(403), Unauthorised(403, ""))]
 )
