@@ -349,6 +349,7 @@ def _url_problem(text: str, example: str, *, may_have_path: bool) -> str | None:
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port
+        (host or "").encode("idna")  # as whoever looks the name up does
     except ValueError:
         return "not a URL"
     if parts.scheme not in ("http", "https") or not host or not text.isprintable() or " " in text:

@@ -150,6 +150,7 @@ def test_default_database_stands_in_only_where_none_is_named() -> None:
         ("OMS_BASE_URL", "brand-oms.akinon.net", "must look like https://brand-oms.akinon.net"),
         ("OMS_BASE_URL", "https://brand\n.net", "must look like https://brand-oms.akinon.net"),
         ("OMS_BASE_URL", "https://h:x", "not a URL"),
+        ("OMS_BASE_URL", "https://brand-oms..akinon.net", "not a URL"),
         ("OMS_BASE_URL", "http://brand-oms.akinon.net", "must be https unless it is on loopback"),
         ("OMS_BASE_URL", "http://127.0.0.1.example.com", "must be https unless it is on loopback"),
         (
@@ -174,6 +175,7 @@ def test_default_database_stands_in_only_where_none_is_named() -> None:
         ("OMS_HOOKS_PATH", "/hooks/?a=/", "must be a path on the OMS that begins and ends with a slash"),
         ("PUBLIC_URL", "autoship.example.com", "must look like https://autoship.example.com"),
         ("PUBLIC_URL", "https://h:x", "not a URL"),
+        ("PUBLIC_URL", f"https://{'h' * 64}.example.com", "not a URL"),
         ("PUBLIC_URL", "http://autoship.example.com", "must be https unless it is on loopback"),
         ("PUBLIC_URL", "http://h/?a=b", "must be https unless it is on loopback and have no query or user"),
         ("PUBLIC_URL", "https://h/?a=b", "must have no query or user"),
