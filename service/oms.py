@@ -303,8 +303,10 @@ class Oms:
             if not isinstance(listed, list):
                 return BadShape("the list of webhooks is not a list")
             rows += listed
-            address = self._next(page.get("next"))
-        return hooks.parse(rows)
+            if not page.get("next"):
+                return hooks.parse(rows)
+            address = self._next(page["next"])
+        return BadShape("the list of webhooks goes on on another host or without end")
 
     def event_types(self) -> frozenset[str] | None:
         """The event types a webhook can be registered for, or None where the OMS does not list them."""

@@ -502,6 +502,12 @@ def test_without_its_items_a_package_is_not_read(paged: FaultyOms, oms: Oms, fau
     assert oms.read(73) == reading
 
 
+@pytest.mark.parametrize("link", ["https://elsewhere.example.com/whisperer/hooks/?page=2", "/whisperer/hooks/?page=1"])
+def test_webhooks_that_are_not_all_shown_are_none_to_judge(stand_in: FaultyOms, oms: Oms, link: str) -> None:
+    stand_in.always("hooks", next_page(link))
+    assert oms.registered_hooks() == BadShape("the list of webhooks goes on on another host or without end")
+
+
 # The transition log is evidence where there is one, and nothing where not.
 
 
