@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -554,6 +555,7 @@ class _DeadlineBackend(httpcore.NetworkBackend):
     def __init__(self, line: _Line) -> None:
         self._inner = httpcore.SyncBackend()
         self._line = line
+        self._answered: str | None = None
 
     def connect_tcp(
         self,
@@ -563,8 +565,24 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        remaining = self._line.remaining(httpcore.ConnectTimeout)
-        stream = self._inner.connect_tcp(host, port, remaining, local_address, socket_options)
+        *others, last = self._addresses(host, port)
+        for number, address in enumerate(others):
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return self._connect(address, port, untried=len(others) + 1 - number)
+        return self._connect(last, port, untried=1)
+
+    def _addresses(self, host: str, port: int) -> list[str]:
+        """All of the host's, what answered last first: no command has the time to find out which one is dead."""
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as problem:
+            raise httpcore.ConnectError from problem
+        return sorted(dict.fromkeys(str(one[4][0]) for one in found), key=lambda address: address != self._answered)
+
+    def _connect(self, address: str, port: int, untried: int) -> httpcore.NetworkStream:
+        share = self._line.remaining(httpcore.ConnectTimeout) / untried
+        stream = self._inner.connect_tcp(address, port, share)
+        self._answered = address
         return _DeadlineStream(stream, self._line)
 
 

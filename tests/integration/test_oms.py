@@ -278,6 +278,53 @@ def test_a_handshake_that_does_not_come_about_sent_nothing_within_the_deadline()
         oms.close()
 
 
+@pytest.fixture
+def also_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], str]]:
+    """Gives an OMS a name that leads to two addresses that answer nothing, and only then to it."""
+    held: list[socket.socket] = []
+    look_up = socket.getaddrinfo
+
+    def named(url: str, port: int) -> str:
+        for dead in ("127.0.0.2", "127.0.0.3"):
+            listener = socket.create_server((dead, port), backlog=0)
+            waiting = [socket.socket() for _ in range(2)]
+            for one in waiting:
+                one.setblocking(False)
+                one.connect_ex((dead, port))
+            held.extend([listener, *waiting])
+
+        def several(host: str, *rest: Any, **options: Any) -> Any:
+            hosts = ["127.0.0.2", "127.0.0.3", "127.0.0.1"] if host == "localhost" else [host]
+            return [found for one in hosts for found in look_up(one, *rest, **options)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", several)
+        return url.replace("127.0.0.1", "localhost")
+
+    yield named
+    for one in held:
+        one.close()
+
+
+def test_an_address_that_does_not_answer_keeps_nobody_from_the_next_one_of_the_same_name(
+    stand_in: FaultyOms, url: str, also_at: Callable[[str, int], str]
+) -> None:
+    oms = Oms(configured(also_at(url, int(url.rpartition(":")[2])), timeout_s=3))
+    stand_in.script("read", sends(b"HTTP/1.1 500 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+    assert oms.read_alone(73) == ReadFailed("answered 500")
+    assert oms.command(73, COMMAND, first_byte_by=time.monotonic() + 1) == Accepted(204)
+    oms.close()
+
+
+def test_addresses_that_do_not_answer_share_one_deadline(
+    refusing_port: int, also_at: Callable[[str, int], str]
+) -> None:
+    oms = Oms(configured(also_at(f"http://127.0.0.1:{refusing_port}", refusing_port), timeout_s=IMPATIENT_S))
+    began = time.monotonic()
+    assert isinstance(oms.read_alone(73), ReadFailed)
+    assert time.monotonic() - began < 2 * IMPATIENT_S
+    oms.close()
+
+
 def test_a_connection_the_oms_closed_between_two_calls_does_not_make_the_command_ambiguous(
     stand_in: FaultyOms, oms: Oms
 ) -> None:
