@@ -200,7 +200,7 @@ class Sweeper:
                 fresh = tuple(package for package in page.packages if package.package_id not in seen)
                 seen.update(package.package_id for package in fresh)
                 yield _Page(fresh)
-                at = page.next_address
+                at = page.next_address if page.packages else None
             if len(seen) == known:
                 return
         yield "the list kept changing"
