@@ -459,13 +459,15 @@ def _in_words(problem: BaseException) -> str:
 
 
 def _whole(response: httpx.Response) -> _Answer | _NoAnswer:
-    if response.headers.get("content-encoding", "identity") != "identity":
-        return _NoAnswer("the answer is compressed though we did not ask for that", sent=True)
     content = bytearray()
     for chunk in response.iter_raw():
         content += chunk
         if len(content) > MAX_BODY_BYTES:
             return _NoAnswer(f"the answer is larger than {MAX_BODY_BYTES} bytes", sent=True)
+    if content and response.headers.get("content-encoding", "identity").lower() != "identity":
+        if response.is_success:
+            return _NoAnswer("the answer is compressed though we did not ask for that", sent=True)
+        content.clear()  # any other status says by itself what is to be done
     return _Answer(response.status_code, response.headers, bytes(content))
 
 

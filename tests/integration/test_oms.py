@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,24 @@ def test_every_whole_answer_to_a_read_has_a_meaning(
 ) -> None:
     stand_in.script("read", fault)
     assert oms.read(73) == reading
+
+
+@pytest.mark.parametrize(
+    ("fault", "answer"),
+    [
+        (answers(204, Content_Encoding="gzip"), Accepted(204)),
+        (answers(200, Content_Encoding="Identity"), Accepted(200)),
+        (answers(401, b"\x1f\x8b", Content_Encoding="gzip"), Unauthorised(401, "")),
+        (answers(422, b"\x1f\x8b", Content_Encoding="br"), Refused(422, "")),
+        (answers(429, b"\x1f\x8b", Content_Encoding="gzip", Retry_After="7"), Throttled(timedelta(seconds=7))),
+        (answers(500, b"\x1f\x8b", Content_Encoding="zstd"), Ambiguous("answered 500", 500, concluded=True)),
+    ],
+)
+def test_what_a_status_says_by_itself_it_says_with_a_compressed_page_too(
+    stand_in: FaultyOms, oms: Oms, fault: Fault, answer: object
+) -> None:
+    stand_in.script("command", fault)
+    assert oms.command(73, COMMAND) == answer
 
 
 def test_a_throttled_read_says_how_long_to_wait(stand_in: FaultyOms, oms: Oms) -> None:
