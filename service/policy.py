@@ -64,9 +64,7 @@ UNKNOWN_TO_OMS = "the OMS does not know this package"
 _STRANGER = "the state is not a PackageStatus"
 _RENAMED = "it is where it was when it was Packed: PACKED_STATUS was changed while a command of ours was under way"
 # Waiting for one of these has its own due time, or a person's word.
-_NOT_FOR_THE_SWEEP = frozenset(
-    {None, Reason.GRACE, Reason.BRAKE, Reason.RETRY_AFTER_REFUSAL, Reason.BACKLOG_TO_CONFIRM}
-)
+_NOT_FOR_THE_SWEEP = frozenset({None, Reason.BRAKE, Reason.RETRY_AFTER_REFUSAL, Reason.BACKLOG_TO_CONFIRM})
 _MAY_HAVE_BEEN_APPLIED = frozenset({None, Outcome.ACCEPTED, Outcome.AMBIGUOUS})
 
 
@@ -152,6 +150,8 @@ def worth_a_look(case: Case | None, listed: PackageSnapshot, settings: Settings,
     match case.state:
         case CaseState.WAITING | CaseState.NEEDS_ATTENTION:
             view = View(case=case, settings=settings, now=now, jitter=0.0)
+            if case.reason is Reason.GRACE and _is_in_grace(view, listed):
+                return None  # it is due then; sooner only where the grace period was made shorter
             return "it would ship now" if listed.items is None or _passes(view, listed) else None
         case CaseState.WOULD_SHIP:
             return "MODE is live now" if settings.live else None
@@ -461,6 +461,11 @@ def _passes(view: View, snapshot: PackageSnapshot) -> bool:
     """Whether nothing but the grace period speaks against the command."""
     ruling = rules.judge(view.settings.rules, snapshot.facts)
     return all(reason in (None, Reason.GRACE) for _, reason in _findings(view, snapshot, ruling))
+
+
+def _is_in_grace(view: View, snapshot: PackageSnapshot) -> bool:
+    grace_until = _grace_until(view, rules.judge(view.settings.rules, snapshot.facts))
+    return grace_until is not None and view.now < grace_until
 
 
 def _grace_until(view: View, ruling: Match | FieldMissing) -> datetime | None:

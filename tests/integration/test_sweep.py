@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -326,6 +326,24 @@ def test_a_package_that_became_uniform_without_a_webhook_is_looked_at_and_one_th
     floor.oms.set_items(73, ["500", "500"])
     clock.turn(timedelta(seconds=300))
     assert [(one.package_id, one.why) for one in swept(floor).found] == [(73, "it would ship now")]
+
+
+def test_a_grace_period_that_was_made_shorter_is_so_for_packages_in_it_too(floor_with: FloorWith, clock: Clock) -> None:
+    floor = floor_with(GRACE_S="86400")
+    packed(floor.oms, 73)
+    floor.hint(73)
+    floor.look()
+    clock.turn(timedelta(seconds=300))
+    assert (floor.where(73), swept(floor).found) == (("waiting", "grace"), ())
+    shorter = replace(floor.config.settings, grace=timedelta(seconds=600))
+    floor.config = replace(floor.config, settings=shorter)
+    floor.attendant = replace(floor.attendant, settings=shorter)
+    clock.turn(timedelta(seconds=299))
+    assert swept(floor, at_once=True).found == ()
+    clock.turn(timedelta(seconds=1))
+    assert [one.package_id for one in swept(floor, at_once=True).found] == [73]
+    floor.run(73)
+    assert floor.where(73) == ("shipped", None)
 
 
 def test_missed_packages_are_counted_once_an_interval_has_brought_no_webhook(floor: Floor, clock: Clock) -> None:
