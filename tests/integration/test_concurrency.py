@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -184,13 +184,35 @@ def test_nothing_that_locks_waits_for_another_in_a_circle(store: Database, other
         with database.transaction() as transaction:
             worklist.recheck(transaction, package_id)
         hint(database, *package_ids)
-        with database.transaction() as transaction:
-            brakes.resume(transaction)
-            worklist.look_again_at(transaction, Reason.BRAKE)
+        operator.resume(database)
 
     with store.transaction() as transaction:
         transaction.execute(sa.update(packages).values(reason=Reason.BRAKE))
     at_once(lambda n: [(look, interfere)[n % 2]((store, other)[n // 2 % 2], round_) for round_ in range(15)])
+
+
+@on_postgresql
+def test_a_resume_writes_few_of_many_packages_at_a_time_and_makes_all_due(store: Database, clock: Clock) -> None:
+    package_ids = range(1, 1202)
+    with store.transaction() as transaction:
+        for package_id in package_ids:
+            worklist.hint(transaction, package_id, "webhook")
+        paused = sa.update(packages).values(reason=Reason.BRAKE, due_at=clock.now + timedelta(minutes=15))
+        transaction.execute(paused)
+        assert brakes.pause(transaction, "by an operator")
+        engine = transaction.connection.engine
+    written: list[int] = []
+
+    def count(connection: object, cursor: Any, statement: str, *_: object) -> None:
+        if statement.startswith("UPDATE packages"):
+            # A statement has 3 s: too little for tens of thousands of rows.
+            written.append(cursor.rowcount)
+
+    sa.event.listen(engine, "after_cursor_execute", count)
+    assert operator.resume(store).done
+    sa.event.remove(engine, "after_cursor_execute", count)
+    assert max(written) <= 500
+    assert len(worklist.claim(store, 2000, 2000, LEASE, 0)) == len(package_ids)
 
 
 def somebody_waits_for_a_lock(database: Database) -> bool:

@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from service import brakes, sandbox, worker, worklist
+from service import brakes, operator, sandbox, worker, worklist
 from service import config as configuration
-from service.case import Reason
 from service.config import Config
 from service.database import Database, attempts, packages, workers
 from service.database import brakes as brakes_table
@@ -189,9 +188,7 @@ def test_a_pause_stops_new_commands_of_all_workers_at_once_and_outlives_them_whi
             assert deliver(client, a_document(package_id, uuid=f"{package_id:032x}")).status_code == 202
         wait_until(lambda: all(looked_at(package_id) for package_id in package_ids[40:]))
         assert commands_after_the_pause(database) == 0
-        with database.transaction() as transaction:
-            assert brakes.resume(transaction)
-            worklist.look_again_at(transaction, Reason.BRAKE)
+        assert operator.resume(database).done
         wait_until(is_shipped(database, *package_ids))
     assert {oms.commands_for(package_id) for package_id in package_ids} == {1}
 

@@ -145,7 +145,6 @@ class Simulation:
                         self.paused.append((self.world.now_s, float("inf")))
                 case "resume":
                     brakes.resume(transaction)
-                    worklist.look_again_at(transaction, Reason.BRAKE)
                     self.paused = [(since, min(until, self.world.now_s)) for since, until in self.paused]
                 case "dismiss":
                     worklist.dismiss(transaction, order.package_id)
@@ -155,6 +154,8 @@ class Simulation:
                         journal.give_up_open(transaction, order.package_id)
                     worklist.recheck(transaction, order.package_id)
                     self.rechecked.append((self.world.now_s, order.package_id))
+        if order.what == "resume":
+            worklist.look_again_at(self.database, Reason.BRAKE)
         self._wake(0.0)
 
     def _sweep(self) -> None:
