@@ -299,6 +299,11 @@ class Transaction:
         """Runs one statement."""
         return self.connection.execute(statement, parameters)
 
+    def take_time(self) -> None:
+        """Lets the statements to come run for as long as they need, however much is stored."""
+        if not self.database.is_sqlite:
+            self.execute(sa.text("SET LOCAL statement_timeout = 0"))
+
     def wake_workers(self) -> None:
         """Tells waiting workers, once this is committed, that there is something to do."""
         self.wakes_workers = True
@@ -403,8 +408,8 @@ class Database:
             except OSError as problem:
                 raise DatabaseUnavailable(f"{folder} cannot be made: {problem.strerror}") from problem
         with self.transaction() as transaction:
+            transaction.take_time()
             if not self.is_sqlite:
-                transaction.execute(sa.text("SET LOCAL statement_timeout = 0"))
                 transaction.execute(sa.text("SET LOCAL lock_timeout = 0"))
                 transaction.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             found = _revision(transaction)

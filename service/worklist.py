@@ -284,6 +284,7 @@ def follow_clock(transaction: Transaction) -> timedelta | None:
     last_heartbeat: datetime | None = transaction.execute(sa.select(sa.func.max(workers.c.seen_at))).scalar()
     if last_heartbeat is None or last_heartbeat - now < CLOCK_STEP:
         return None
+    transaction.take_time()
     # Where no worker ran for a while before, others wrote the latest time of that clock.
     step = max(filter(None, (_latest(transaction, table) for table in _FOLLOW_THE_CLOCK))) - now
     for table in _FOLLOW_THE_CLOCK:

@@ -229,6 +229,26 @@ def test_after_a_clock_was_set_back_a_login_and_the_count_of_what_was_missed_wai
     assert (leased_until, missed_until) == (clock.now + 12 * SECOND, clock.now)
 
 
+@on_postgresql
+def test_a_clock_that_was_set_back_is_followed_however_long_it_takes_to_write_all_times(
+    store: Database, database_url: str, clock: Clock
+) -> None:
+    hint(store, 73)
+    with store.transaction() as transaction:
+        worker = {"worker": "w", "version": "1", "started_at": clock.now, "seen_at": clock.now}
+        transaction.execute(sa.insert(workers).values(worker))
+        slowly = "BEGIN PERFORM pg_sleep(0.6); RETURN NEW; END"
+        transaction.execute(sa.text(f"CREATE FUNCTION slow() RETURNS trigger AS $$ {slowly} $$ LANGUAGE plpgsql"))
+        many = "BEFORE UPDATE ON packages FOR EACH ROW EXECUTE FUNCTION slow()"
+        transaction.execute(sa.text(f"CREATE TRIGGER like_many_rows {many}"))
+    clock.turn(-timedelta(days=1))
+    impatient = Database(database_url, clock=clock, patience_s=0.5)
+    with impatient.transaction() as transaction:
+        assert worklist.follow_clock(transaction) == timedelta(days=1)
+    impatient.dispose()
+    assert due_at(store, 73) == clock.now
+
+
 @pytest.mark.parametrize("said", [ReadFailed("ReadTimeout"), Ambiguous("ReadTimeout"), NotSent("ConnectTimeout")])
 def test_no_answer_closes_no_breaker(store: Database, said: Reading | CommandAnswer) -> None:
     with store.transaction() as transaction:
