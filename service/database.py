@@ -480,7 +480,9 @@ class Database:
             row = {"id": 1, "oms_base_url": oms_base_url, "migrated_at": transaction.now}
             transaction.execute(sa.insert(deployment).values(row))
         for table in (brakes, sweep, login):
-            transaction.execute(self.insert(table).values(id=1).on_conflict_do_nothing())
+            # Not tried with an insert: that waits for whoever holds the row, and may wait for a table migrated here.
+            if transaction.execute(sa.select(table.c.id)).first() is None:
+                transaction.execute(sa.insert(table).values(id=1))
 
     @staticmethod
     def _refuse_another_oms(transaction: Transaction, oms_base_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,8 @@ from service import database as schema
 from service.config import Config
 from service.database import Database, Transaction
 from service.web import create_app
-from tests.conftest import MINIMAL, a_document, deliver
+from tests.conftest import MINIMAL, a_document, deliver, on_postgresql
+from tests.integration.test_concurrency import somebody_waits_for_a_lock
 from tests.integration.test_worker import at_work, is_shipped, oms, pack, quick
 from tests.oms_faults import FaultyOms
 from tests.processes import wait_until
@@ -142,6 +144,27 @@ def test_an_older_version_writes_and_reads_on_the_newer_schema(
     # And the newer one lives with what it wrote.
     assert deliver(client, a_document(73, uuid="d" * 32)).json["status"] == "accepted"
     assert client.get("/readyz").status_code == 200
+    database.dispose()
+
+
+@on_postgresql
+@pytest.mark.parametrize("held", ["brakes", "deliveries"])
+def test_a_migration_ends_in_no_deadlock_with_the_work_of_the_older_version(database_url: str, held: str) -> None:
+    """Such work locks brakes or a delivery first, and a package then."""
+    database, found = Database(database_url, patience_s=60), []
+    known = migrate_to(database, OLDER[0])
+    with database.transaction() as transaction:
+        fill(transaction, known)
+    migrating = threading.Thread(target=lambda: found.append(database.migrate(MINIMAL["OMS_BASE_URL"])))
+    with database.transaction() as transaction:
+        for name in (held, "packages"):
+            key = next(iter(known.tables[name].primary_key))
+            transaction.execute(sa.update(known.tables[name]).values({key: key}))
+            if name == held:
+                migrating.start()
+                wait_until(lambda: not migrating.is_alive() or somebody_waits_for_a_lock(database))
+    migrating.join(60)
+    assert found == OLDER[:1]
     database.dispose()
 
 

@@ -34,5 +34,5 @@ def upgrade() -> None:
     )
     op.add_column("brakes", sa.Column("breaker_package_id", sa.BigInteger(), nullable=True))
     op.add_column("brakes", sa.Column("pause_cause", sa.Text(), nullable=True))
-    op.create_index("attempts_started", "attempts", ["started_at"], unique=False)
     op.create_index("packages_first_hint", "packages", ["first_hint", "created_at"], unique=False)
+    op.create_index("attempts_started", "attempts", ["started_at"], unique=False)

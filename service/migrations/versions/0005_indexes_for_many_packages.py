@@ -8,6 +8,8 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
+    # In the order in which transactions lock them: building an index keeps writers away from its table.
+    op.create_index("deliveries_counted", "deliveries", ["fate", "seen", "last_seen_at"], unique=False)
     op.create_index("packages_listed", "packages", ["state", "package_id"], unique=False)
     op.create_index(
         "packages_reason",
@@ -17,4 +19,3 @@ def upgrade() -> None:
         postgresql_where=sa.text("reason IS NOT NULL"),
         sqlite_where=sa.text("reason IS NOT NULL"),
     )
-    op.create_index("deliveries_counted", "deliveries", ["fate", "seen", "last_seen_at"], unique=False)
