@@ -239,7 +239,7 @@ def braked(view: View, cause: str, notes: tuple[Note, ...] = ()) -> Verdict:
 def _on_snapshot(view: View, snapshot: PackageSnapshot) -> Verdict:
     case, settings = view.case, view.settings
     if case.modified_at and snapshot.modified_at and snapshot.modified_at < case.modified_at:
-        return _look_again(view, "the OMS showed an older version of the package than before")
+        return _unreadable(view, "the OMS showed an older version of the package than before", Reason.BAD_SHAPE)
     if snapshot.state is None:
         return _unreadable(view, "the package has no readable state", Reason.BAD_SHAPE)
     stranger = not snapshot.state.is_of(PACKAGE_STATUS)

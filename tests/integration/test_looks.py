@@ -324,6 +324,21 @@ def test_a_stale_read_of_packed_opens_no_new_episode(unpacked: Floor) -> None:
     assert ledger(unpacked) == (1, 1)
 
 
+def test_a_package_that_stays_older_than_it_was_comes_to_a_person_whose_word_ships_it(floor: Floor) -> None:
+    floor.oms.create(73)
+    floor.oms.packages[73].modified_at = floor.clock.now + 2 * SECOND  # by another server's clock
+    floor.hint(73)
+    floor.look()
+    floor.oms.pack(73)
+    floor.run(73, timedelta(days=3))
+    assert floor.where(73) == ("needs_attention", "bad_shape")
+    assert "older version" in floor.told(73)["summary"]
+    with floor.store.transaction() as transaction:
+        worklist.recheck(transaction, 73)
+    floor.run(73)
+    assert ledger(floor) == (1, 1)
+
+
 # Whatever the order of the deliveries, the outcome is that of the OMS.
 
 DELIVERIES = (

@@ -196,8 +196,8 @@ NOT_ANSWERED: list[tuple[Reading, str]] = [
     (Unauthorised(401, "no"), "the OMS answered 401 to the read"),
     (Throttled(MINUTE), "the OMS answered 429 to the read"),
     (Misconfigured(302), "the OMS answered 302, a redirect, to the read"),
-    (OLDER, "the OMS showed an older version of the package than before"),
 ]
+STALE = (OLDER, "the OMS showed an older version of the package than before")
 NOT_READABLE: list[tuple[Reading, str]] = [
     (NotFound(), "the OMS does not know this package"),
     (BadShape("not a package"), "not a package"),
@@ -212,7 +212,7 @@ SEVERAL_STANDINGS = [
 ]
 
 
-@pytest.mark.parametrize(("reading", "problem"), NOT_ANSWERED + NOT_READABLE)
+@pytest.mark.parametrize(("reading", "problem"), [*NOT_ANSWERED, *NOT_READABLE, STALE])
 @pytest.mark.parametrize("case", SEVERAL_STANDINGS, ids=lambda case: f"{case.state}-{case.reason}")
 def test_a_read_that_shows_nothing_leaves_the_case_and_is_repeated(case: Case, reading: Reading, problem: str) -> None:
     before = replace(case, modified_at=NOW)
@@ -251,9 +251,9 @@ def test_a_package_never_readable_needs_a_person_after_15_minutes(reading: Readi
     assert late.notes == (Note(f"needs_attention/{reason}", problem),)
 
 
-@pytest.mark.parametrize(("reading", "problem"), NOT_READABLE)
+@pytest.mark.parametrize(("reading", "problem"), [*NOT_READABLE, STALE])
 def test_a_package_that_was_readable_before_has_longer_until_it_needs_a_person(reading: Reading, problem: str) -> None:
-    old = aged(DAY - SECOND, state=WAITING, reason=Reason.ITEMS_MIXED, failed_reads=7)
+    old = aged(DAY - SECOND, state=WAITING, reason=Reason.ITEMS_MIXED, failed_reads=7, modified_at=NOW)
     assert standing(decided(old, reading)) == (WAITING, Reason.ITEMS_MIXED, False)
     older = replace(old, looking_since=NOW - DAY)
     assert standing(decided(replace(older, failed_reads=6), reading)) == (WAITING, Reason.ITEMS_MIXED, False)
@@ -271,11 +271,11 @@ def test_an_oms_that_does_not_answer_never_makes_it_a_persons_matter(reading: Re
     "case",
     [a_left_case(state=CaseState.SHIPPED, reason=None), a_case(state=ATTENTION, reason=Reason.REFUSED, held=True)],
 )
-@pytest.mark.parametrize(("reading", "problem"), NOT_READABLE)
+@pytest.mark.parametrize(("reading", "problem"), [*NOT_READABLE, STALE])
 def test_a_closed_or_held_case_stays_as_it_is_and_is_given_up_on_in_the_end(
     case: Case, reading: Reading, problem: str
 ) -> None:
-    verdict = decided(replace(case, looking_since=NOW - DAY, failed_reads=7), reading)
+    verdict = decided(replace(case, looking_since=NOW - DAY, failed_reads=7, modified_at=NOW), reading)
     assert standing(verdict) == (case.state, case.reason, case.held)
     assert (verdict.next_look_at, verdict.case.looking_since) == (None, None)
 
@@ -1451,7 +1451,7 @@ SNAPSHOTS = st.builds(
     modified_at=MOMENTS,
     facts=mostly({"channel_name": "Shop"}, {"channel_name": "B2B"}, {}),
 )
-UNUSABLE = [reading for reading, _ in NOT_ANSWERED + NOT_READABLE]
+UNUSABLE = [reading for reading, _ in [*NOT_ANSWERED, *NOT_READABLE, STALE]]
 READINGS: st.SearchStrategy[Reading] = st.integers(0, 5).flatmap(
     lambda number: SNAPSHOTS if number else st.sampled_from(UNUSABLE)
 )
