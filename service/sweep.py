@@ -274,7 +274,7 @@ class Sweeper:
                 "leased_until": transaction.now + self._config.lease,
             }
             _write(transaction, turn, progress)
-        return found
+        return [one for one in found if one not in backlog]
 
     def _may_adopt(self, transaction: Transaction, turn: _Turn, adopt: bool) -> int | None:
         """How many more packages that no webhook announced may be taken up without a person's word; None: all."""
