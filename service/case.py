@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from service import outcome
 from service.outcome import Command
 from service.rules import FieldMissing, Match, Rules
 from service.snapshot import Fact, OfferedCommand, PackageSnapshot
@@ -309,7 +310,7 @@ Finding = tuple[Check, Reason | None]
 
 def is_packed(state: StateValue | None, settings: Settings) -> bool:
     """Whether a state is the package status that is configured to mean Packed."""
-    return state is not None and state.is_of(PACKAGE_STATUS) and state.value == settings.packed_status
+    return outcome.is_packed(state, settings.packed_status)
 
 
 def packed_check(state: StateValue | None, settings: Settings) -> Check:

@@ -184,7 +184,7 @@ def last_departure(
 
     The log may lag, and then its newest departure is one of an earlier stay.
     """
-    left = next((entry for entry in log if _is_packed(entry.old, packed) and not _is_packed(entry.new, packed)), None)
+    left = next((entry for entry in log if is_packed(entry.old, packed) and not is_packed(entry.new, packed)), None)
     if left is None or since is None or left.at is None or left.at >= since - CLOCKS_DIFFER:
         return left
     return None
@@ -193,10 +193,11 @@ def last_departure(
 def last_entry(log: tuple[LoggedTransition, ...], packed: str) -> LoggedTransition | None:
     """The newest logged move, if it went into Packed."""
     newest = next((entry for entry in log if entry.new is not None and entry.new.is_of(PACKAGE_STATUS)), None)
-    return newest if newest is not None and _is_packed(newest.new, packed) else None
+    return newest if newest is not None and is_packed(newest.new, packed) else None
 
 
-def _is_packed(state: StateValue | None, packed: str) -> bool:
+def is_packed(state: StateValue | None, packed: str) -> bool:
+    """Whether a state is the package status `packed`."""
     return state is not None and state.is_of(PACKAGE_STATUS) and state.value == packed
 
 
