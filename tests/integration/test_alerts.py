@@ -280,7 +280,7 @@ def test_what_grows_again_after_it_had_become_less_is_told_again(
 
 
 def test_what_is_over_and_begins_anew_within_the_quiet_time_is_told_once_that_has_passed(
-    watch_with: Callable[..., Watch], watched: Look, store: Database, wire: responses.RequestsMock
+    watch_with: Callable[..., Teller], watched: Look, store: Database, wire: responses.RequestsMock
 ) -> None:
     """Else who has dealt with the one package hears of the next a day later."""
     wire.post(AT_ONE)
