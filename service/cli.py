@@ -57,8 +57,9 @@ from service.wire import MAX_ID
 from service.words import counted
 
 MIGRATION_WAIT_S = 60.0
-# Longer than what is left of a killed web process holds on to its port.
-_PORT_WAIT_S = 5.0
+# Longer than what is left of a killed web process holds on to its port: up to 1 s until it notices, then
+# `graceful_timeout` of deploy/gunicorn.conf.py while a client is still sending.
+PORT_WAIT_S = 10.0
 _SWEEP_WAIT_S = 2.0
 _PAGE = 500
 _PREVIEW = 20
@@ -151,7 +152,7 @@ def up_command(context: click.Context, in_sandbox: bool) -> None:
 def web() -> None:
     """Run the web process."""
     config, _ = _ready()
-    up.refuse_taken_port(config.port, "PORT", within_s=_PORT_WAIT_S)
+    up.refuse_taken_port(config.port, "PORT", within_s=PORT_WAIT_S)
     # gunicorn has no handlers yet for a second: until its configuration lets them through, signals wait.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     gunicorn = ["gunicorn", "--config", os.fspath(_gunicorn_config()), "--bind", f"0.0.0.0:{config.port}"]

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from service import server
+from service import cli, server, up
 from service.server import TimedSocket, TooSlow
+from tests.conftest import on_sqlite
 from tests.processes import wait_until
 from tests.reliability.slow_clients import crowd, healthy
-from tests.reliability.web_process import WebProcess, seen
+from tests.reliability.web_process import WebProcess, connect, get, seen
 
 
 @pytest.fixture
@@ -43,6 +44,16 @@ def test_128_slow_clients_delay_nobody_are_cut_off_and_do_not_hold_up_the_end(we
         exit_code, took_s = web.stop()
     assert exit_code == 0
     assert took_s < 10
+
+
+@on_sqlite
+def test_a_killed_web_process_gives_its_port_back_before_the_next_one_gives_up(web: WebProcess) -> None:
+    """A client that still sends keeps what is left of it, and with it the port, for as long as an end may take."""
+    with connect(web.port) as client:
+        client.sendall(b"POST /webhooks/oms/packages HTTP/1.1\r\nContent-Length: 9\r\n\r\n{")
+        wait_until(lambda: get(web.port, "/livez") == 200)
+        web.close()
+        up.refuse_taken_port(web.port, "PORT", within_s=cli.PORT_WAIT_S)
 
 
 @pytest.fixture
