@@ -548,12 +548,12 @@ def _engine(url: sa.URL, patience_s: float) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    engine = sa.create_engine(url, connect_args=_postgresql_arguments(int(patience_s * 1000)), **options)
+    engine = sa.create_engine(url, connect_args=_postgresql_arguments(url, int(patience_s * 1000)), **options)
     event.listen(engine, "checkout", _refuse_closed)
     return engine
 
 
-def _postgresql_arguments(patience_ms: int) -> dict[str, Any]:
+def _postgresql_arguments(url: sa.URL, patience_ms: int) -> dict[str, Any]:
     settings = {
         "statement_timeout": patience_ms,
         "lock_timeout": patience_ms,
@@ -561,8 +561,10 @@ def _postgresql_arguments(patience_ms: int) -> dict[str, Any]:
         "idle_in_transaction_session_timeout": patience_ms + 1000,
         "timezone": "UTC",
     }
+    # Those of the URL first, such as a search_path: what is given here takes their place.
+    given = url.normalized_query.get("options", ())
     return {
-        "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+        "options": " ".join([*given, *(f"-c {name}={value}" for name, value in settings.items())]),
         "connect_timeout": max(2, patience_ms // 1000),
         # A server that went away without a word is noticed as fast as a statement that hangs.
         "tcp_user_timeout": patience_ms,

@@ -17,6 +17,7 @@ from alembic.script import ScriptDirectory
 from service import database as schema
 from service.database import Database, Instant
 from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnavailable
+from tests import postgres
 from tests.conftest import MINIMAL, on_postgresql, on_sqlite
 
 OMS = MINIMAL["OMS_BASE_URL"]
@@ -145,6 +146,19 @@ def test_a_lock_that_another_process_keeps_is_waited_for_but_not_for_ever(
         with pytest.raises(DatabaseUnavailable):
             impatient.probe_write()
     impatient.probe_write()
+
+
+@on_postgresql
+def test_a_search_path_in_the_url_says_where_the_tables_are(database_url: str) -> None:
+    postgres.administer(database_url, "CREATE SCHEMA elsewhere")
+    url = sa.make_url(database_url).update_query_dict({"options": "-c search_path=elsewhere"})
+    database = Database(url.render_as_string(hide_password=False), patience_s=2)
+    database.migrate(OMS)
+    with database.reading() as transaction:
+        there = sa.inspect(transaction.connection).get_table_names(schema="elsewhere")
+        assert schema.packages.name in there
+        assert transaction.execute(sa.text("SHOW statement_timeout")).scalar() == "2s"
+    database.dispose()
 
 
 @on_postgresql
