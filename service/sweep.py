@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -140,10 +140,9 @@ class Sweeper:
             return None
         try:
             swept = self._pass(turn.cursor, lambda page: self._take_in(turn, page, adopt))
-            self._end(turn, swept)
+            return self._end(turn, swept, adopt)
         except _TurnLost:
             return None
-        return swept
 
     def dry_run(self, *, adopt: bool = False) -> Swept:
         """What a pass would have looked at; with `adopt` the backlog too. Stores and hints nothing."""
@@ -152,7 +151,11 @@ class Sweeper:
             with self._database.reading() as transaction:
                 return _worth_a_look(transaction, page.packages, self._config.settings, adopt=adopt)
 
-        return self._pass(0, judge)
+        swept = self._pass(0, judge)
+        if not adopt or swept.problem is not None:
+            return swept
+        with self._database.reading() as transaction:
+            return _with_unlisted(transaction, swept)
 
     # One pass.
 
@@ -313,16 +316,20 @@ class Sweeper:
         rested = began is None or not began <= now < began + interval
         return row["under_way"] or rested or at_once
 
-    def _end(self, turn: _Turn, swept: Swept) -> None:
+    def _end(self, turn: _Turn, swept: Swept, adopt: bool) -> Swept:
         if swept.problem is not None:
             self._break_off(turn, swept.problem)
-            return
+            return swept
         with self._database.transaction() as transaction:
+            if adopt:
+                swept = _with_unlisted(transaction, swept)
+                worklist.look_again_at(transaction, Reason.BACKLOG_TO_CONFIRM)
             missed = self._count_missed(transaction)
-            backlog = worklist.count_backlog(transaction)
+            backlog = len(worklist.backlog(transaction))
             ended = {"under_way": False, "finished_at": transaction.now, "leased_until": None, "problem": None}
             _write(transaction, turn, ended)
         _FINISHED.emit(listed=swept.listed, found=len(swept.found), missed=missed, backlog=backlog)
+        return swept
 
     def _break_off(self, turn: _Turn, problem: str) -> None:
         """The pass goes on later where it stood, but after a wrong filter begins anew, an interval later."""
@@ -364,6 +371,14 @@ def _worth_a_look(
         if why is not None:
             found.append(Found(package.package_id, why))
     return found
+
+
+def _with_unlisted(transaction: Transaction, swept: Swept) -> Swept:
+    """With what waits to be adopted and is not listed any more: only a look ends its waiting."""
+    found = {one.package_id for one in swept.found}
+    unlisted = [one for one in worklist.backlog(transaction) if one not in found]
+    why = "it waits to be adopted, but is not listed as Packed any more"
+    return replace(swept, found=(*swept.found, *(Found(one, why) for one in unlisted)))
 
 
 def _write(transaction: Transaction, turn: _Turn, values: Mapping[str, object]) -> None:

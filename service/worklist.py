@@ -99,10 +99,11 @@ def put_in_backlog(transaction: Transaction, package_id: int) -> None:
     transaction.execute(transaction.database.insert(packages).values(row).on_conflict_do_nothing())
 
 
-def count_backlog(transaction: Transaction) -> int:
-    """How many packages wait to be adopted."""
-    backlog = (packages.c.state == CaseState.WAITING, packages.c.reason == Reason.BACKLOG_TO_CONFIRM)
-    return int(transaction.execute(sa.select(sa.func.count()).where(*backlog)).scalar_one())
+def backlog(transaction: Transaction) -> Sequence[int]:
+    """The packages that wait to be adopted."""
+    waiting = (packages.c.state == CaseState.WAITING, packages.c.reason == Reason.BACKLOG_TO_CONFIRM)
+    query = sa.select(packages.c.package_id).where(*waiting).order_by(packages.c.package_id)
+    return transaction.execute(query).scalars().all()
 
 
 def found_by_sweep(transaction: Transaction) -> int:

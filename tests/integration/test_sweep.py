@@ -269,6 +269,32 @@ def test_adopting_begins_anew_where_a_pass_was_broken_off(floor_with: FloorWith,
     assert len(swept(floor, adopt=True).found) == 30
 
 
+def test_adopting_also_looks_at_what_left_packed_in_the_backlog_without_a_webhook(
+    floor_with: FloorWith, clock: Clock
+) -> None:
+    floor = floor_with(ADOPT_MAX="0")
+    packed(floor.oms, 73, 74, 75)
+    swept(floor)
+    floor.oms.ship_by_hand(74)
+    clock.turn(timedelta(days=1))
+    assert swept(floor).found == ()
+    floor.oms.script("list", answers(500))
+    assert a_sweeper(floor).dry_run(adopt=True).found == ()
+    assert [(one.package_id, one.why) for one in a_sweeper(floor).dry_run(adopt=True).found] == [
+        (73, "it waits to be adopted"),
+        (75, "it waits to be adopted"),
+        (74, "it waits to be adopted, but is not listed as Packed any more"),
+    ]
+    assert [one.package_id for one in swept(floor, adopt=True).found] == [73, 75, 74]
+    settle(floor)
+    assert [floor.where(one) for one in (73, 74, 75)] == [
+        ("shipped", None),
+        ("skipped", "not_packed"),
+        ("shipped", None),
+    ]
+    assert floor.oms.commands_for(74) == 0
+
+
 def going_in_a_circle(oms: FaultyOms, request: Request) -> Response:
     page = json.loads(oms.answer_well(request).body)
     return Response(200, json.dumps(page | {"next": "/api/v1/oms/packages/?page=1"}).encode())
