@@ -157,10 +157,11 @@ def _numbers(found: Vitals, shipped_today: int, *, live: bool) -> str:
 def _concern(name: str, count: int, found: Vitals) -> Concern:
     alert = alerts.ALERTS[name]
     cause, since = _TRACES[name](found) if name in _TRACES else (None, None)
-    # One package that cannot be read stops no other: where a sweep went through, the OMS answers.
-    answers = name == _UNREADABLE and found.sweep_problem is None and found.last_sweep_at is not None
+    # One package that cannot be read stops no other: where a sweep was shown packages, the OMS answers.
+    went_through = found.sweep_problem is None and found.last_sweep_at is not None
+    answers = went_through or (found.sweep_problem or "").startswith(sweep.FILTER_IGNORED)
     silence = _silence(found) if name == _SILENT else None
-    stops = name in _STOPPING and not answers and silence != watch.LATE
+    stops = name in _STOPPING and not (name == _UNREADABLE and answers) and silence != watch.LATE
     return Concern(name, silence or alert.title, alert.advice, count, cause, since, stops)
 
 

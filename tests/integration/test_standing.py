@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service import alerts, brakes
+from service import alerts, brakes, sweep
 from service.standing import Light, judge
 from tests.integration.test_alerts import HEALTHY, MINUTE, NOW, SECOND, SILENT
 
@@ -22,6 +22,7 @@ BEHIND: dict[str, Any] = {"packages": {("waiting", "brake"): 3}}
 SHADOW: dict[str, Any] = {"packages": {("would_ship", None): 1200}}
 BREAKER: dict[str, Any] = {"breaker_opened_at": NOW - HOUR, "breaker_cause": "the token may not read"}
 LATE: dict[str, Any] = {"oldest_due_at": NOW - 6 * MINUTE, "held_up": False}
+IGNORED: dict[str, Any] = {"unreadable": 1, "sweep_problem": f"{sweep.FILTER_IGNORED}: package 9 is not Packed"}
 NOTHING_YET: dict[str, Any] = {"packages": {}, "last_webhook_at": None, "made_at": NOW}
 
 
@@ -48,6 +49,7 @@ NOTHING_YET: dict[str, Any] = {"packages": {}, "last_webhook_at": None, "made_at
         ({"packages": {("waiting", "backlog_to_confirm"): 7}}, True, Light.NEEDS_YOU, "Packages that were "),
         (CALM | {"unreadable": 1}, True, Light.STOPPED, "The OMS gives no usable answer. 412"),
         (CALM | {"unreadable": 1, "sweep_problem": None}, True, Light.NEEDS_YOU, "The OMS gives no usable answer. 412"),
+        (CALM | IGNORED, True, Light.NEEDS_YOU, "The OMS gives no usable answer. 412"),
         (CALM | {"failing": 1}, True, Light.STOPPED, "The OMS gives no usable answer. 412"),
         (CALM | {"failing": 1, "sweep_problem": "the list cannot be used"}, True, Light.CALM, "Shipping normally."),
         (CALM | BREAKER, True, Light.STOPPED, "The breaker is open: no command is sent. 412 shipped"),
