@@ -22,8 +22,8 @@ from service.errors import ConfigurationError, DatabaseUnavailable
 from service.hooks import RECEIVER_PATH
 from service.worker import on_signals
 
-SANDBOX_ENVIRONMENT = Path("var/sandbox.json")
-_NOT_TAKEN_OVER = (
+SANDBOX_FILE = Path("var/sandbox.json")
+_OF_SOMETHING_REAL = (
     "ALERT_URLS",
     "COMMANDS_GATE",
     "DATABASE_URL",
@@ -78,14 +78,14 @@ def serve_sandbox(environ: Mapping[str, str], say: Callable[[str], None]) -> int
     if environ.get("OMS_BASE_URL") or environ.get("OMS_BASE_URL_FILE"):
         raise ConfigurationError("OMS_BASE_URL: is set; a sandbox must not be mistaken for the real thing")
     stopping = _stopping()
-    own = _without_oms(environ)
+    kept = {name: value for name, value in environ.items() if not name.startswith(_OF_SOMETHING_REAL)}
     oms = sandbox.sample_oms()
     with sandbox.serve(oms) as server:
-        mine = _sandbox_environment(server.url, oms)
-        config = configuration.load(own | mine)
+        variables = _sandbox_variables(server.url, oms)
+        config = configuration.load(kept | variables)
         logs.configure(config)
         refuse_taken_port(config.port, "PORT")
-        _write_sandbox(mine | {"PORT": str(config.port)})
+        _write_sandbox(variables | {"PORT": str(config.port)})
         try:
             prepare(config)
             webhooks_url = f"http://127.0.0.1:{config.port}{RECEIVER_PATH}"
@@ -93,16 +93,16 @@ def serve_sandbox(environ: Mapping[str, str], say: Callable[[str], None]) -> int
             oms.start(webhooks_url)
             for task in (lambda: sandbox.play(oms), lambda: _tell_when_settled(config, say, stopping)):
                 threading.Thread(target=task, daemon=True).start()
-            return _supervise(own | mine, stopping)
+            return _supervise(kept | variables, stopping)
         finally:
-            SANDBOX_ENVIRONMENT.unlink(missing_ok=True)
+            SANDBOX_FILE.unlink(missing_ok=True)
             oms.stop()
 
 
 def sandbox_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
     """`environ` for the sandbox that runs in this folder, so that other commands find it without being told."""
     try:
-        found: dict[str, str] = json.loads(SANDBOX_ENVIRONMENT.read_text(encoding="utf-8"))
+        found: dict[str, str] = json.loads(SANDBOX_FILE.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return dict(environ) | found
@@ -110,7 +110,7 @@ def sandbox_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
 
 def not_of_a_sandbox(environ: Mapping[str, str]) -> str | None:
     """The first variable that is set and that a sandbox would not heed: who set it means something real."""
-    return next((name for name, value in environ.items() if value and name.startswith(_NOT_TAKEN_OVER)), None)
+    return next((name for name, value in environ.items() if value and name.startswith(_OF_SOMETHING_REAL)), None)
 
 
 def prepare(config: Config) -> str | None:
@@ -150,12 +150,8 @@ def _stopping() -> threading.Event:
     return stopping
 
 
-def _without_oms(environ: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environ.items() if not name.startswith(_NOT_TAKEN_OVER)}
-
-
-def _sandbox_environment(url: str, oms: sandbox.StandInOms) -> dict[str, str]:
-    rules_file = SANDBOX_ENVIRONMENT.with_name("sandbox-rules.toml")
+def _sandbox_variables(url: str, oms: sandbox.StandInOms) -> dict[str, str]:
+    rules_file = SANDBOX_FILE.with_name("sandbox-rules.toml")
     try:
         rules_file.parent.mkdir(exist_ok=True)
         rules_file.write_text(sandbox.SANDBOX_RULES, encoding="utf-8")
@@ -165,10 +161,10 @@ def _sandbox_environment(url: str, oms: sandbox.StandInOms) -> dict[str, str]:
     return sandbox.environment(url, oms) | own
 
 
-def _write_sandbox(environment: Mapping[str, str]) -> None:
+def _write_sandbox(variables: Mapping[str, str]) -> None:
     """Lets other commands find this sandbox, and begins its database anew."""
-    SANDBOX_ENVIRONMENT.write_text(json.dumps(environment), encoding="utf-8")
-    for stale in SANDBOX_ENVIRONMENT.parent.glob("sandbox.db*"):
+    SANDBOX_FILE.write_text(json.dumps(variables), encoding="utf-8")
+    for stale in SANDBOX_FILE.parent.glob("sandbox.db*"):
         stale.unlink()
 
 

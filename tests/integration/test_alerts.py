@@ -457,7 +457,7 @@ def test_the_web_process_tells_a_real_target(database: Database, database_url: s
 
 def test_a_sandbox_alerts_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    up.SANDBOX_ENVIRONMENT.parent.mkdir()
-    up.SANDBOX_ENVIRONMENT.write_text('{"PORT": "1"}', encoding="utf-8")
+    up.SANDBOX_FILE.parent.mkdir()
+    up.SANDBOX_FILE.write_text('{"PORT": "1"}', encoding="utf-8")
     assert up.sandbox_environment({"ADMIN_TOKEN": "x"}) == {"ADMIN_TOKEN": "x", "PORT": "1"}
     assert up.not_of_a_sandbox({"ADMIN_TOKEN": "x", "OMS_TOKEN": "", "ALERT_URLS": ONE}) == "ALERT_URLS"
