@@ -323,11 +323,12 @@ class Sweeper:
         with self._database.transaction() as transaction:
             if adopt:
                 swept = _with_unlisted(transaction, swept)
-                worklist.look_again_at(transaction, Reason.BACKLOG_TO_CONFIRM)
             missed = self._count_missed(transaction)
             backlog = len(worklist.backlog(transaction))
             ended = {"under_way": False, "finished_at": transaction.now, "leased_until": None, "problem": None}
             _write(transaction, turn, ended)
+        if adopt:
+            worklist.look_again_at(self._database, Reason.BACKLOG_TO_CONFIRM)
         _FINISHED.emit(listed=swept.listed, found=len(swept.found), missed=missed, backlog=backlog)
         return swept
 
