@@ -137,6 +137,11 @@ def sends(*chunks: bytes, pause_s: float = 0.0) -> Fault:
     return raw
 
 
+def raw(head: str, body: bytes = b"") -> Fault:
+    """An answer byte for byte, then the connection is closed."""
+    return sends(f"HTTP/1.1 {head}\r\n\r\n".encode() + body)
+
+
 def truncated(status: int = 200) -> Fault:
     """Less than was announced."""
     return sends(f"HTTP/1.1 {status} X\r\nContent-Length: 100\r\n\r\n".encode() + b'{"id": 7')

@@ -14,6 +14,7 @@ from service.attend import Attendant
 from service.config import Config
 from service.database import Database, workers
 from service.oms import Oms
+from service.sandbox import PACKED
 from tests.conftest import MINIMAL
 from tests.oms_faults import FaultyOms
 
@@ -99,6 +100,17 @@ class Floor:
     def where(self, package_id: int) -> tuple[str, str | None]:
         told = self.told(package_id)
         return told["state"], told["reason"]
+
+
+def packed(floor: Floor, package_id: int = 73, items: tuple[str, ...] = (PACKED, PACKED)) -> None:
+    """A package in Packed that somebody hinted at."""
+    floor.oms.create(package_id, items, state=PACKED)
+    floor.hint(package_id)
+
+
+def ledger(floor: Floor, package_id: int = 73) -> tuple[int, int]:
+    """How many commands the OMS saw for the package, and how many it applied."""
+    return floor.oms.commands_for(package_id), floor.oms.shipped_by_command(package_id)
 
 
 @pytest.fixture

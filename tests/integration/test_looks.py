@@ -22,17 +22,11 @@ from service.oms import FIRST_BYTE_WITHIN_S, Oms
 from service.outcome import Command, Throttled, Unauthorised
 from service.sandbox import CANCELLED, PACKED, READY, Request, Response
 from service.wire import StateValue
-from tests.integration.conftest import Floor
+from tests.integration.conftest import Floor, ledger, packed
 from tests.oms_faults import Fault, FaultyOms, answers, closes, meanwhile, shows
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
-
-
-def packed(floor: Floor, package_id: int = 73, items: tuple[str, ...] = (PACKED, PACKED)) -> None:
-    """A package in Packed that somebody hinted at."""
-    floor.oms.create(package_id, items, state=PACKED)
-    floor.hint(package_id)
 
 
 def deliver(floor: Floor, package_id: int, event: str, state: str, uuid: int | None = None) -> str:
@@ -40,11 +34,6 @@ def deliver(floor: Floor, package_id: int, event: str, state: str, uuid: int | N
     event_uuid = None if uuid is None else UUID(int=uuid).hex
     delivery = Delivery(package_id, event_uuid, f"package.{event}", StateValue("PackageStatus", state), 0)
     return inbox.accept(floor.store, delivery, floor.config.settings).status
-
-
-def ledger(floor: Floor, package_id: int = 73) -> tuple[int, int]:
-    """How many commands the OMS saw for the package, and how many it applied."""
-    return floor.oms.commands_for(package_id), floor.oms.shipped_by_command(package_id)
 
 
 def operations(floor: Floor) -> list[str]:

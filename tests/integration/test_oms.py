@@ -43,6 +43,7 @@ from tests.oms_faults import (
     endless,
     hangs,
     html,
+    raw,
     resets,
     sends,
     shows,
@@ -155,10 +156,6 @@ def tls_url(tmp_path: Path, tls_heard: list[bytes]) -> Iterator[str]:
         yield f"https://127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
-
-
-def raw(head: str, body: bytes = b"") -> Fault:
-    return sends(f"HTTP/1.1 {head}\r\n\r\n".encode() + body)
 
 
 DEEP = b"[" * 200_000

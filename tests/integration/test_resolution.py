@@ -14,10 +14,10 @@ import pytest
 from service import brakes, inbox, sandbox, worklist
 from service.delivery import Delivery
 from service.oms import Oms
-from service.sandbox import PACKED, Request, Response
+from service.sandbox import Request, Response
 from service.wire import StateValue
 from service.worklist import Claim
-from tests.integration.conftest import Clock, Floor
+from tests.integration.conftest import Clock, Floor, ledger, packed
 from tests.oms_faults import (
     Fault,
     FaultyOms,
@@ -30,6 +30,7 @@ from tests.oms_faults import (
     hangs,
     html,
     meanwhile,
+    raw,
     resets,
     sends,
     shows,
@@ -39,17 +40,6 @@ from tests.oms_faults import (
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
-
-
-def packed(floor: Floor, package_id: int = 73) -> None:
-    """A package in Packed that somebody hinted at."""
-    floor.oms.create(package_id, [PACKED, PACKED], state=PACKED)
-    floor.hint(package_id)
-
-
-def ledger(floor: Floor, package_id: int = 73) -> tuple[int, int]:
-    """How many commands the OMS saw for the package, and how many it applied."""
-    return floor.oms.commands_for(package_id), floor.oms.shipped_by_command(package_id)
 
 
 def attempts(floor: Floor, package_id: int = 73) -> list[dict[str, Any]]:
@@ -62,10 +52,6 @@ def refusals(floor: Floor) -> int:
         row = worklist.find(transaction, 73)
     assert row is not None
     return int(row["refusals"])
-
-
-def raw(head: str, body: bytes = b"") -> Fault:
-    return sends(f"HTTP/1.1 {head}\r\n\r\n".encode() + body)
 
 
 # The table of answers. Each row: what the OMS does with the first command, and the outcome that is recorded.

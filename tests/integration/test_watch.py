@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,11 @@ class Minutes:
         return self._now_s > self._until_s
 
 
+def beat_later(store: Database, clock: Clock) -> None:
+    clock.turn(timedelta(seconds=10))
+    beat(store)
+
+
 def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str | None]]:
     said = [one for one in caplog.records if one.getMessage().startswith("worker.")]
     return [(one.getMessage(), one.__dict__["fields"].get("cause")) for one in said]
@@ -80,11 +86,7 @@ def test_a_worker_that_died_is_told_of_once_and_its_return_once(
     beat(store, worker="long dead, and ahead of a clock that was set back")
     clock.turn(-timedelta(hours=2))
 
-    def beat_later() -> None:
-        clock.turn(timedelta(seconds=10))
-        beat(store)
-
-    beats = dict.fromkeys((10.0, 20.0, 30.0, 200.0, 210.0), beat_later)
+    beats = dict.fromkeys((10.0, 20.0, 30.0, 200.0, 210.0), partial(beat_later, store, clock))
     minutes = Minutes(220, beats)
     Watch(store, RATE_PER_S, minutes.monotonic).run(minutes.wait)
     assert told(caplog) == [("worker.silent", DEAD), ("worker.seen", None)]
@@ -97,11 +99,7 @@ def test_a_package_that_is_late_is_told_of_and_that_its_worker_dies_too(
     hint(store, 73)
     clock.turn(timedelta(minutes=10))
 
-    def beat_later() -> None:
-        clock.turn(timedelta(seconds=10))
-        beat(store)
-
-    minutes = Minutes(200, {10.0 * n: beat_later for n in range(1, 11)})
+    minutes = Minutes(200, {10.0 * n: partial(beat_later, store, clock) for n in range(1, 11)})
     Watch(store, RATE_PER_S, minutes.monotonic).run(minutes.wait)
     assert told(caplog) == [("worker.silent", BEHIND), ("worker.silent", DEAD)]
 
@@ -143,11 +141,8 @@ def test_what_waits_behind_a_brake_is_not_late_but_a_worker_is_still_expected_to
         transaction.execute(sa.update(brakes).values(brake))
     clock.turn(timedelta(hours=1))
 
-    def beat_later() -> None:
-        clock.turn(timedelta(seconds=10))
-        beat(store)
-
-    minutes = Minutes(100, {10.0 * n: beat_later for n in range(1, 11)} if heard else {})
+    beats = {10.0 * n: partial(beat_later, store, clock) for n in range(1, 11)} if heard else {}
+    minutes = Minutes(100, beats)
     Watch(store, RATE_PER_S, minutes.monotonic).run(minutes.wait)
     assert told(caplog) == said
 
