@@ -181,8 +181,13 @@ def _body(request: Request) -> bytes:
 def _log_receipt(receipt: Receipt, event_type: str | None, secret_index: int | None) -> None:
     # What is no event type we know may be anything, so it stays out of the log.
     known_type = event_type if event_type in delivery.EVENT_TYPES else None if event_type is None else "other"
-    fields = {"event_uuid": receipt.event_uuid, "event_type": known_type, "package_id": receipt.package_id}
-    _RECEIVED[receipt.status].emit(**fields, reason=receipt.reason, secret_index=secret_index)
+    _RECEIVED[receipt.status].emit(
+        event_uuid=receipt.event_uuid,
+        event_type=known_type,
+        package_id=receipt.package_id,
+        reason=receipt.reason,
+        secret_index=secret_index,
+    )
 
 
 def _alive() -> Response:

@@ -36,13 +36,11 @@ class Emitted:
 
 def _emitted() -> Iterator[Emitted]:
     for source, module in SOURCES.items():
-        for function in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-            if isinstance(function, ast.FunctionDef):
-                for call in ast.walk(function):
-                    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "emit":
-                        names = frozenset(event.name for event in _events(call.func.value, module))
-                        where = f"{source.name}:{call.lineno}"
-                        yield Emitted(where, names, frozenset(_fields(call, function)))
+        for call in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "emit":
+                names = frozenset(event.name for event in _events(call.func.value, module))
+                fields = frozenset(keyword.arg or "**" for keyword in call.keywords)
+                yield Emitted(f"{source.name}:{call.lineno}", names, fields)
 
 
 def _events(told: ast.expr, module: object) -> tuple[logs.Event, ...]:
@@ -50,19 +48,6 @@ def _events(told: ast.expr, module: object) -> tuple[logs.Event, ...]:
     if isinstance(told, ast.Subscript):
         return tuple(attrgetter(ast.unparse(told.value))(module).values())
     return (attrgetter(ast.unparse(told))(module),)
-
-
-def _fields(call: ast.Call, function: ast.FunctionDef) -> Iterator[str]:
-    yield from (keyword.arg for keyword in call.keywords if keyword.arg)
-    if any(keyword.arg is None for keyword in call.keywords):
-        yield from _keys_written_in(function)
-
-
-def _keys_written_in(function: ast.FunctionDef) -> Iterator[str]:
-    """The keys of the dictionaries a function builds, one of which it passes with `**`."""
-    for node in ast.walk(function):
-        keys = node.keys if isinstance(node, ast.Dict) else [node.slice] if isinstance(node, ast.Subscript) else []
-        yield from (key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
 
 
 EMITTED = tuple(_emitted())
