@@ -129,9 +129,7 @@ class _TextFormatter(logging.Formatter):
         event, fields = _event_of(record)
         moment = datetime.fromtimestamp(record.created, self._zone)
         package_id = fields.get("package_id", "")
-        others = sorted(
-            fields.keys() - {"package_id"}, key=lambda name: (name == "event_uuid", list(fields).index(name))
-        )
+        others = sorted((name for name in fields if name != "package_id"), key=lambda name: name == "event_uuid")
         told = " ".join(f"{name}={fields[name]}" for name in others)
         return f"{moment:%H:%M:%S}  {event:<23} {package_id:>8}  {told}".rstrip()
 
