@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -179,7 +179,7 @@ class _Console:
             day=day,
             needing=needing,
             needing_in_all=found.count(CaseState.NEEDS_ATTENTION),
-            waiting=_grouped(found, CaseState.WAITING),
+            waiting=list(_waiting(found)),
             acts=acts,
             scale=lambda seconds: today.height(timedelta(seconds=seconds)),
         )
@@ -338,14 +338,12 @@ def _told(row: sa.RowMapping) -> dict[str, Any]:
     return {**{name: row[name] for name in names}, "meaning": meaning, "advice": advice}
 
 
-def _grouped(found: Vitals, state: CaseState) -> list[dict[str, Any]]:
-    """The packages in a state by their reason, most of them first."""
-    groups = sorted(((n, reason) for (its, reason), n in found.packages.items() if its == state), key=lambda g: -g[0])
-    meanings = {reason: MEANINGS[state, None if reason is None else Reason(reason)] for _, reason in groups}
-    return [
-        {"count": count, "reason": reason, "meaning": meanings[reason][0], "advice": meanings[reason][1]}
-        for count, reason in groups
-    ]
+def _waiting(found: Vitals) -> Iterator[dict[str, Any]]:
+    """The packages that wait by their reason, most of them first."""
+    groups = [(n, reason) for (state, reason), n in found.packages.items() if state == CaseState.WAITING]
+    for count, reason in sorted(groups, key=lambda group: -group[0]):
+        meaning, advice = MEANINGS[CaseState.WAITING, None if reason is None else Reason(reason)]
+        yield {"count": count, "reason": reason, "meaning": meaning, "advice": advice}
 
 
 def _plain(name: str | None) -> str:
