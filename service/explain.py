@@ -125,8 +125,8 @@ def _summary(case: Case, attempts: Sequence[Mapping[str, Any]], held_back: str |
         answered = "accepted" if attempts[-1]["outcome"] == Outcome.ACCEPTED else "refused"
         meaning = f"The OMS {answered} the command ({attempts[-1]['http_status']}); the package is read back."
     if held_back is not None:
-        waits = "It is eligible, but commands are" if case.reason else "It is to be looked at, and work is"
-        meaning = f"{waits} held back: {held_back}."
+        waits = "It is eligible, but" if case.reason else "It is to be looked at, and"
+        meaning = f"{waits} commands are held back: {held_back}."
     if case.read_problem is None:
         return meaning
     reads = "read" if case.failed_reads == 1 else f"{case.failed_reads} reads"

@@ -849,7 +849,8 @@ def test_a_package_that_nobody_may_look_at_yet_is_explained_by_the_brake(
     with database.transaction() as transaction:
         brakes.note_answer(transaction, 74, Operation.READ, Unauthorised(401, ""))
     [told] = autoship("explain", "73", "--json").told
-    assert told["summary"] == f"It is to be looked at, and work is held back: breaker open: {brakes.TOKEN_REJECTED}."
+    held_back = f"commands are held back: breaker open: {brakes.TOKEN_REJECTED}."
+    assert told["summary"] == f"It is to be looked at, and {held_back}"
     assert told["advice"] == brakes.AFTER_401
 
 

@@ -393,8 +393,19 @@ def test_what_holds_a_package_back_decides_what_is_advised(floor: Floor, answer:
                 brakes.note_answer(transaction, package_id, brakes.Operation.COMMAND, answer)
     told_of(floor)
     told = floor.told(73)
-    assert told["summary"].startswith("It is to be looked at, and work is held back: " + cause)
+    assert told["summary"].startswith("It is to be looked at, and commands are held back: " + cause)
     assert told["advice"].startswith(advice)
+
+
+def test_a_pause_is_not_told_to_hold_back_the_looks_that_go_on(floor: Floor) -> None:
+    with floor.store.transaction() as transaction:
+        brakes.pause(transaction, "by Ayşe")
+    told_of(floor)
+    floor.oms.script("read", answers(502))
+    assert floor.look() == 1
+    assert floor.told(73)["summary"] == (
+        "It is to be looked at, and commands are held back: paused: by Ayşe. The last read failed: answered 502."
+    )
 
 
 # What proves it, what holds it back, and what the OMS answered stand in the place of the general words.
