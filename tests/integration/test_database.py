@@ -162,6 +162,16 @@ def test_a_search_path_in_the_url_says_where_the_tables_are(database_url: str) -
 
 
 @on_postgresql
+def test_writers_wait_for_each_other_also_where_the_server_isolates_more_by_default(database_url: str) -> None:
+    name = sa.make_url(database_url).database
+    postgres.administer(database_url, f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+    database = Database(database_url)
+    with database.transaction() as transaction:
+        assert transaction.execute(sa.text("SHOW transaction_isolation")).scalar() == "read committed"
+    database.dispose()
+
+
+@on_postgresql
 def test_a_process_that_froze_does_not_keep_its_locks(database_url: str, database: Database) -> None:
     def freeze() -> None:
         with Database(database_url, patience_s=0.5).transaction() as frozen:
