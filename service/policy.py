@@ -62,7 +62,7 @@ _READS_IN_DISORDER = 8
 UNANNOUNCED = "no webhook announced it"
 UNKNOWN_TO_OMS = "the OMS does not know this package"
 _STRANGER = "the state is not a PackageStatus"
-_RENAMED = "it is where it was when it was Packed: PACKED_STATUS was changed while a command of ours was under way"
+_RENAMED = "it is where it was when it was Packed: PACKED_STATUS was changed since"
 # Waiting for one of these has its own due time, or a person's word.
 _NOT_FOR_THE_SWEEP = frozenset({None, Reason.BRAKE, Reason.RETRY_AFTER_REFUSAL, Reason.BACKLOG_TO_CONFIRM})
 _MAY_HAVE_BEEN_APPLIED = frozenset({None, Outcome.ACCEPTED, Outcome.AMBIGUOUS})
@@ -246,7 +246,8 @@ def _on_snapshot(view: View, snapshot: PackageSnapshot) -> Verdict:
     if stranger and (case.state in CLOSED or view.open_attempt is not None):
         return _unreadable(view, _STRANGER, Reason.BAD_SHAPE)
     in_packed = is_packed(snapshot.state, settings)
-    if not in_packed and case.packed_since and snapshot.state == case.state_seen and view.possible_attempt is not None:
+    unmoved = case.packed_since is not None and snapshot.state == case.state_seen
+    if not in_packed and unmoved and (case.held or view.possible_attempt is not None):
         return _unreadable(view, _RENAMED, Reason.BAD_SHAPE)
     view = replace(view, case=_with_snapshot(view, snapshot))
     if stranger:

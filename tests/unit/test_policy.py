@@ -1191,6 +1191,12 @@ def test_a_held_case_is_not_moved_by_a_package_that_is_not_packed(reason: Reason
     assert (standing(verdict), verdict.next_look_at) == ((ATTENTION, reason, True), None)
 
 
+@pytest.mark.parametrize("held", [DISMISSED, a_case(state=ATTENTION, reason=Reason.REFUSED, held=True)])
+def test_a_held_package_does_not_leave_packed_because_packed_status_was_changed(held: Case) -> None:
+    verdict = decided(replace(held, packed_since=NOW - HOUR), settings=some_settings(packed_status="501"))
+    assert (standing(verdict), verdict.case.packed_since) == ((held.state, held.reason, True), NOW - HOUR)
+
+
 # Is a package that the OMS lists as Packed worth a look?
 
 MIXED_ITEMS = {"items": Items((Item(1, StateValue("PackageItemStatus", "500"), 73), Item(2, None, 73)))}
