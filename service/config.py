@@ -379,11 +379,9 @@ def _hooks_path(reader: _Reader) -> str:
 
 def _path(reader: _Reader, name: str, default: str) -> str:
     path = reader.text(name, default)
-    try:
-        filled = path.format(id=1)
-    except (LookupError, ValueError, AttributeError):
-        filled = path
-    if not path.startswith("/") or path.startswith("//") or filled == path or not path.isprintable():
+    around = path.replace("{id}", "")
+    plain = path.startswith("/") and not path.startswith("//") and path.isprintable()
+    if not plain or around == path or "{" in around or "}" in around:
         reader.problem(name, "must be a path on the OMS that holds {id} and no other braces")
     return path
 

@@ -169,6 +169,8 @@ def test_default_database_stands_in_only_where_none_is_named() -> None:
         ("OMS_ITEMS_PATH", "//elsewhere/{id}", "must be a path on the OMS that holds {id} and no other braces"),
         ("OMS_LOGS_PATH", "/logs/", "must be a path on the OMS that holds {id} and no other braces"),
         ("OMS_LOGS_PATH", "/logs/{id}/{packed}", "must be a path on the OMS that holds {id} and no other braces"),
+        ("OMS_LOGS_PATH", "/logs/{id[0]}", "must be a path on the OMS that holds {id} and no other braces"),
+        ("OMS_ITEMS_PATH", "/items/{id:1000000000}", "must be a path on the OMS that holds {id} and no other braces"),
         ("OMS_HOOKS_PATH", "https://elsewhere/hooks/", "must be a path on the OMS that begins and ends with a slash"),
         ("OMS_HOOKS_PATH", "//elsewhere/hooks/", "must be a path on the OMS that begins and ends with a slash"),
         ("OMS_HOOKS_PATH", "/hooks", "must be a path on the OMS that begins and ends with a slash"),
