@@ -250,7 +250,7 @@ def _oms(reader: _Reader, timeout_s: float) -> OmsConfig:
         timeout_s=timeout_s,
         items_path=_path(reader, "OMS_ITEMS_PATH", "/api/v1/oms/packages/package-items/?package={id}"),
         logs_path=_path(reader, "OMS_LOGS_PATH", "/api/v1/oms/state-transition-logs/?object_id={id}"),
-        list_filter=reader.text("OMS_LIST_FILTER", "state__enum_value={packed}"),
+        list_filter=_filter(reader),
         hooks_path=_hooks_path(reader),
         omnitron=omnitron,
     )
@@ -375,6 +375,13 @@ def _hooks_path(reader: _Reader) -> str:
     if not plain or not path.isprintable() or any(mark in path for mark in " ?#"):
         reader.problem("OMS_HOOKS_PATH", "must be a path on the OMS that begins and ends with a slash")
     return path
+
+
+def _filter(reader: _Reader) -> str:
+    query = reader.text("OMS_LIST_FILTER", "state__enum_value={packed}")
+    if not query.isprintable() or " " in query:
+        reader.problem("OMS_LIST_FILTER", "must be a query without spaces and line breaks")
+    return query
 
 
 def _path(reader: _Reader, name: str, default: str) -> str:
@@ -550,7 +557,8 @@ class _Reader:
         except ValueError:
             value = None
         if value is None or not least <= value <= most:
-            limit = f"from {least:g} to {most:g}" if most < _MOST else f"of at least {least:g}"
+            has_end = most < _MOST or (value is not None and value > most)
+            limit = f"from {least:g} to {most:g}" if has_end else f"of at least {least:g}"
             self.problem(name, f"must be a {_CALLED[kind]} {limit}")
             value = default
         self.shown[name] = value
