@@ -79,7 +79,7 @@ ANSWERS: list[tuple[str, Fault, str, int | None]] = [
     *((f"{status}", words(status, "no"), "refused", status) for status in (400, 404, 405, 406, 409, 422)),
     ("401", words(401, "no"), "unauthorised", 401),
     ("403", words(403, "no"), "unauthorised", 403),
-    ("429", answers(429), "throttled", None),
+    ("429", answers(429), "throttled", 429),
     *((f"{status}", answers(status, Location="/elsewhere/"), "misconfigured", status) for status in (301, 302, 307)),
 ]
 
