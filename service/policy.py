@@ -150,7 +150,7 @@ def worth_a_look(case: Case | None, listed: PackageSnapshot, settings: Settings,
     match case.state:
         case CaseState.WAITING | CaseState.NEEDS_ATTENTION:
             view = View(case=case, settings=settings, now=now, jitter=0.0)
-            if case.reason is Reason.GRACE and _is_in_grace(view, listed):
+            if case.reason is Reason.GRACE and not _is_grace_over(view, listed):
                 return None  # it is due then; sooner only where the grace period was made shorter
             return "it would ship now" if listed.items is None or _passes(view, listed) else None
         case CaseState.WOULD_SHIP:
@@ -464,9 +464,13 @@ def _passes(view: View, snapshot: PackageSnapshot) -> bool:
     return all(reason in (None, Reason.GRACE) for _, reason in _findings(view, snapshot, ruling))
 
 
-def _is_in_grace(view: View, snapshot: PackageSnapshot) -> bool:
-    grace_until = _grace_until(view, rules.judge(view.settings.rules, snapshot.facts))
-    return grace_until is not None and view.now < grace_until
+def _is_grace_over(view: View, listed: PackageSnapshot) -> bool:
+    """Whether it is as far as a list tells; which rule's it is may take a read."""
+    ruling = rules.judge(view.settings.rules, listed.facts)
+    if isinstance(ruling, FieldMissing):
+        return False
+    grace_until = _grace_until(view, ruling)
+    return grace_until is None or grace_until <= view.now
 
 
 def _grace_until(view: View, ruling: Match | FieldMissing) -> datetime | None:

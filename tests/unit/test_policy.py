@@ -1218,6 +1218,7 @@ SHOP = {"channel_name": "Shop"}
         (a_case(reason=Reason.GRACE), {}, {"grace": 2 * SECOND}, None),
         (a_case(reason=Reason.GRACE), {"items": None}, {"grace": 2 * SECOND}, None),
         (a_case(reason=Reason.GRACE), {}, {"grace": SECOND}, "it would ship now"),
+        (a_case(reason=Reason.GRACE), {"items": None, "facts": {}}, {"grace": SECOND, "rules": SKIP_B2B}, None),
         (a_case(reason=Reason.GRACE), {}, {}, "it would ship now"),
         (a_case(reason=Reason.GRACE), MIXED_ITEMS, {}, None),
         (a_case(reason=Reason.BRAKE), {}, {}, None),
