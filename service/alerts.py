@@ -16,6 +16,12 @@ PILE = 5
 WATCHED_FOR_S = 90.0
 YOUNG = timedelta(hours=1)
 LONG_WITHOUT_SWEEP = timedelta(hours=1)
+# What to do about the two causes of `worker.silent`.
+IF_UNSEEN = (
+    "Start one (autoship worker), or restart the one that hangs; if /readyz answers 503, mend the database first: a "
+    "worker that cannot write is not seen."
+)
+IF_LATE = "Look in the logs for look.crashed and read.failed; else start more workers or raise OMS_CONCURRENCY."
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +188,7 @@ ALERTS: Mapping[str, Alert] = {
     ),
     "worker_silent": Alert(
         "no worker is at work, or they do not keep up",
-        "worker.silent in the logs says which. None was seen: start one (autoship worker), or restart the one that "
-        "hangs; if /readyz answers 503, mend the database first: a worker that cannot write is not seen. Packages are "
-        "5 minutes late: look for look.crashed and read.failed, else start more workers or raise OMS_CONCURRENCY. "
+        f"worker.silent in the logs says which. No worker was seen? {IF_UNSEEN} Packages are late? {IF_LATE} "
         "Nothing is lost.",
         "worker.silent",
         None,

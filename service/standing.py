@@ -155,14 +155,24 @@ def _numbers(found: Vitals, shipped_today: int, *, live: bool) -> str:
 
 
 def _concern(name: str, count: int, found: Vitals) -> Concern:
+    if name == _SILENT:
+        return _of_silence(found)
     alert = alerts.ALERTS[name]
     cause, since = _TRACES[name](found) if name in _TRACES else (None, None)
     # One package that cannot be read stops no other: where a sweep was shown packages, the OMS answers.
     went_through = found.sweep_problem is None and found.last_sweep_at is not None
     answers = went_through or (found.sweep_problem or "").startswith(sweep.FILTER_IGNORED)
-    silence = _silence(found) if name == _SILENT else None
-    stops = name in _STOPPING and not (name == _UNREADABLE and answers) and silence != watch.LATE
-    return Concern(name, silence or alert.title, alert.advice, count, cause, since, stops)
+    stops = name in _STOPPING and not (name == _UNREADABLE and answers)
+    return Concern(name, alert.title, alert.advice, count, cause, since, stops)
+
+
+def _of_silence(found: Vitals) -> Concern:
+    """Which of its two causes the alert is about: here that is known."""
+    if _silence(found) == watch.LATE:
+        title, since = "the workers do not keep up", found.oldest_due_at
+        return Concern(_SILENT, title, alerts.IF_LATE, 1, None, since, is_stopping=False)
+    since = found.worker_seen_at or found.made_at
+    return Concern(_SILENT, watch.UNSEEN, alerts.IF_UNSEEN, 1, None, since, is_stopping=True)
 
 
 # What the vitals know of the cause, and since when.
@@ -171,10 +181,6 @@ _TRACES: Mapping[str, Callable[[Vitals], tuple[str | None, datetime | None]]] = 
     "breaker_open": lambda found: (found.breaker_cause, found.breaker_opened_at),
     "hourly_cap": lambda found: (found.pause_cause, found.paused_at),
     "paused": lambda found: (found.pause_cause, found.paused_at),
-    _SILENT: lambda found: (
-        None,
-        found.oldest_due_at if _silence(found) == watch.LATE else found.worker_seen_at or found.made_at,
-    ),
     "webhooks_silent": lambda found: (None, found.last_webhook_at or found.made_at),
     "filter_ignored": lambda found: (found.sweep_problem, found.last_sweep_at),
     "sweep_failing": lambda found: (found.sweep_problem, found.last_sweep_at or found.made_at),

@@ -56,7 +56,7 @@ NOTHING_YET: dict[str, Any] = {"packages": {}, "last_webhook_at": None, "made_at
         (CALM | BREAKER | {"breaker_cause": brakes.TOKEN_REJECTED}, True, Light.STOPPED, "The OMS does not accept"),
         (CALM | PAUSED | {"pause_cause": "9 commands"}, True, Light.STOPPED, "Paused: SHIP_MAX_PER_HOUR was reached."),
         (CALM | {"worker_seen_at": None}, True, Light.STOPPED, "No worker was seen for a minute. 412"),
-        (CALM | LATE, True, Light.NEEDS_YOU, "The oldest due package is 5 minutes late. 412"),
+        (CALM | LATE, True, Light.NEEDS_YOU, "The workers do not keep up. 412"),
         (CALM | LATE | {"worker_seen_at": None}, True, Light.STOPPED, "No worker was seen for a minute. 412"),
         (ONE_NEEDS | BREAKER | SILENT | PAUSED | {"worker_seen_at": None}, False, Light.STOPPED, "The breaker is open"),
     ],
@@ -91,7 +91,7 @@ def test_a_forgotten_pause_says_who_paused_and_can_be_resumed() -> None:
 
 def test_workers_that_do_not_keep_up_are_not_said_to_be_gone() -> None:
     [concern] = judge(replace(HEALTHY, **LATE), 0, live=True).concerns
-    assert (concern.title, concern.since) == ("the oldest due package is 5 minutes late", LATE["oldest_due_at"])
+    assert (concern.title, concern.since) == ("the workers do not keep up", LATE["oldest_due_at"])
 
 
 def test_packages_that_need_a_person_are_told_one_by_one_and_not_as_a_concern() -> None:
