@@ -413,6 +413,9 @@ class Database:
                 transaction.execute(sa.text("SET LOCAL lock_timeout = 0"))
                 transaction.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             found = _revision(transaction)
+            if found is not None and found < HEAD and not self.is_sqlite:
+                # Before any lock on packages, whichever migrations are to come: a delivery is stored before its hint.
+                transaction.execute(sa.text("LOCK TABLE deliveries IN SHARE MODE"))
             if found is None or found < HEAD:
                 _upgrade(transaction.connection)
             self._bind(transaction, oms_base_url)
