@@ -189,21 +189,22 @@ class Sweeper:
         """All pages, again and again: what ships meanwhile moves others to a page that was read already."""
         seen: set[int] = set()
         for _ in range(MAX_UNORDERED_PASSES):
-            known, asked = len(seen), set[str]()
+            known, shown = len(seen), set[frozenset[int]]()
             at: str | None = listing_query(self._config)
             while at is not None:
-                if at in asked:
-                    yield "the list goes in a circle"
-                    return
-                asked.add(at)
                 page = self._list(at)
                 if isinstance(page, str):
                     yield page
                     return
+                ids = frozenset(package.package_id for package in page.packages)
+                if ids in shown:
+                    yield "the list goes in a circle"
+                    return
+                shown.add(ids)
                 fresh = tuple(package for package in page.packages if package.package_id not in seen)
                 seen.update(package.package_id for package in fresh)
                 yield _Page(fresh)
-                at = page.next_address if page.packages else None
+                at = page.next_address if ids else None
             if len(seen) == known:
                 return
         yield "the list kept changing"

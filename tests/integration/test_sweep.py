@@ -320,6 +320,20 @@ def test_pages_without_end_end_the_pass_with_the_first_empty_one(floor_with: Flo
     assert swept(floor).problem is None
 
 
+def test_a_last_page_that_is_shown_for_every_number_ends_the_pass(floor_with: FloorWith, clock: Clock) -> None:
+    floor = floor_with(DeafOms(clock=clock, deaf_to=("id__gt", "sort")), OMS_RATE_PER_S="0")
+    packed(floor.oms, 73, 74)
+
+    def shows_the_last(oms: FaultyOms, request: Request) -> Response:
+        number, last = int(request.query.get("page", 1)), replace(request, query={"state__enum_value": "500"})
+        page = json.loads(oms.answer_well(last).body)
+        link = f"/api/v1/oms/packages/?state__enum_value=500&page={number + 1}"
+        return Response(200, json.dumps(page | {"next": link}).encode()) if number < 50 else Response(500, b"")
+
+    floor.oms.always("list", shows_the_last)
+    assert swept(floor).problem == "the list goes in a circle"
+
+
 def test_a_sweep_that_may_not_brake_leaves_the_workers_alone(floor: Floor) -> None:
     floor.oms.always("list", answers(401))
     sweeper = Sweeper(floor.config, floor.store, floor.attendant.oms, lambda _: False, may_brake=False)
