@@ -29,6 +29,7 @@ FILTER_IGNORED = "filter_ignored"
 NOT_REACHED = "the list was not answered"
 STOPPED = "stopped"
 _RATE_POLL_S = 0.1
+_UNLISTED_PAGE = 100
 
 _FINISHED = logs.declare(
     "sweep.finished",
@@ -55,7 +56,7 @@ _ROWS_UNREAD = logs.declare(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A listed package that is worth a look."""
+    """A package that is worth a look."""
 
     package_id: int
     why: str
@@ -155,7 +156,7 @@ class Sweeper:
         if not adopt or swept.problem is not None:
             return swept
         with self._database.reading() as transaction:
-            return _with_unlisted(transaction, swept)
+            return replace(swept, found=swept.found + _unlisted(transaction, swept.found))
 
     # One pass.
 
@@ -280,6 +281,18 @@ class Sweeper:
             _write(transaction, turn, progress)
         return [one for one in found if one not in backlog]
 
+    def _take_in_unlisted(self, turn: _Turn, found: tuple[Found, ...]) -> tuple[Found, ...]:
+        """Hints at the backlog that is not listed any more, a page at a time. Returns it."""
+        with self._database.reading() as transaction:
+            unlisted = _unlisted(transaction, found)
+        for begin in range(0, len(unlisted), _UNLISTED_PAGE):
+            with self._database.transaction() as transaction:
+                for one in unlisted[begin : begin + _UNLISTED_PAGE]:
+                    worklist.hint(transaction, one.package_id, "sweep")
+                    journal.note(transaction, one.package_id, [Note("sweep", one.why)])
+                _write(transaction, turn, {"leased_until": transaction.now + self._config.lease})
+        return unlisted
+
     def _may_adopt(self, transaction: Transaction, turn: _Turn, adopt: bool) -> int | None:
         """How many more packages that no webhook announced may be taken up without a person's word; None: all."""
         if adopt or not turn.first_ever:
@@ -321,15 +334,13 @@ class Sweeper:
         if swept.problem is not None:
             self._break_off(turn, swept.problem)
             return swept
+        if adopt:
+            swept = replace(swept, found=swept.found + self._take_in_unlisted(turn, swept.found))
         with self._database.transaction() as transaction:
-            if adopt:
-                swept = _with_unlisted(transaction, swept)
             missed = self._count_missed(transaction)
             backlog = len(worklist.backlog(transaction))
             ended = {"under_way": False, "finished_at": transaction.now, "leased_until": None, "problem": None}
             _write(transaction, turn, ended)
-        if adopt:
-            worklist.look_again_at(self._database, Reason.BACKLOG_TO_CONFIRM)
         _FINISHED.emit(listed=swept.listed, found=len(swept.found), missed=missed, backlog=backlog)
         return swept
 
@@ -375,12 +386,11 @@ def _worth_a_look(
     return found
 
 
-def _with_unlisted(transaction: Transaction, swept: Swept) -> Swept:
-    """With what waits to be adopted and is not listed any more: only a look ends its waiting."""
-    found = {one.package_id for one in swept.found}
-    unlisted = [one for one in worklist.backlog(transaction) if one not in found]
+def _unlisted(transaction: Transaction, found: tuple[Found, ...]) -> tuple[Found, ...]:
+    """What waits to be adopted and is not listed any more: only a look ends its waiting."""
+    listed = {one.package_id for one in found}
     why = "it waits to be adopted, but is not listed as Packed any more"
-    return replace(swept, found=(*swept.found, *(Found(one, why) for one in unlisted)))
+    return tuple(Found(one, why) for one in worklist.backlog(transaction) if one not in listed)
 
 
 def _write(transaction: Transaction, turn: _Turn, values: Mapping[str, object]) -> None:

@@ -293,6 +293,12 @@ def test_adopting_also_looks_at_what_left_packed_in_the_backlog_without_a_webhoo
         ("shipped", None),
     ]
     assert floor.oms.commands_for(74) == 0
+    with floor.store.reading() as transaction:
+        noted = sa.select(timeline.c.text).where(timeline.c.package_id == 74, timeline.c.kind == "sweep")
+        assert transaction.execute(noted.order_by(timeline.c.entry_id)).scalars().all() == [
+            "listed as Packed: no webhook announced it",
+            "it waits to be adopted, but is not listed as Packed any more",
+        ]
 
 
 def going_in_a_circle(oms: FaultyOms, request: Request) -> Response:
