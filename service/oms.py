@@ -503,6 +503,8 @@ class _Line:
 
     def __init__(self) -> None:
         self.sent = False
+        self.answered = False
+        """Whether anything was read since the last connection was made."""
         self._deadline = 0.0
         self._first_byte_by: float | None = None
 
@@ -530,7 +532,9 @@ class _DeadlineStream(httpcore.NetworkStream):
         self._line = line
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, self._line.remaining(httpcore.ReadTimeout))
+        read = self._inner.read(max_bytes, self._line.remaining(httpcore.ReadTimeout))
+        self._line.answered |= bool(read)
+        return read
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._line.before_write()
@@ -557,7 +561,7 @@ class _DeadlineBackend(httpcore.NetworkBackend):
     def __init__(self, line: _Line) -> None:
         self._inner = httpcore.SyncBackend()
         self._line = line
-        self._answered: str | None = None
+        self._last: str | None = None
 
     def connect_tcp(
         self,
@@ -574,17 +578,21 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         return self._connect(last, port, untried=1)
 
     def _addresses(self, host: str, port: int) -> list[str]:
-        """All of the host's, what answered last first: no command has the time to find out which one is dead."""
+        """All of the host's. That of the last connection comes first if it answered, else last.
+
+        No command has the time to find out which one is dead.
+        """
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as problem:
             raise httpcore.ConnectError from problem
-        return sorted(dict.fromkeys(str(one[4][0]) for one in found), key=lambda address: address != self._answered)
+        addresses = dict.fromkeys(str(one[4][0]) for one in found)
+        return sorted(addresses, key=lambda address: (address == self._last) is not self._line.answered)
 
     def _connect(self, address: str, port: int, untried: int) -> httpcore.NetworkStream:
         share = self._line.remaining(httpcore.ConnectTimeout) / untried
         stream = self._inner.connect_tcp(address, port, share)
-        self._answered = address
+        self._last, self._line.answered = address, False
         return _DeadlineStream(stream, self._line)
 
 

@@ -341,6 +341,36 @@ def test_addresses_that_do_not_answer_share_one_deadline(
     oms.close()
 
 
+@pytest.fixture
+def also_at_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Gives an OMS a name that leads to an address that takes connections and never answers, and only then to it."""
+    look_up, hanging = socket.getaddrinfo, list[socket.socket]()
+
+    def named(url: str) -> str:
+        hanging.append(socket.create_server(("127.0.0.2", int(url.rpartition(":")[2]))))
+
+        def both(host: str, *rest: Any, **options: Any) -> Any:
+            hosts = ["127.0.0.2", "127.0.0.1"] if host == "localhost" else [host]
+            return [found for one in hosts for found in look_up(one, *rest, **options)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", both)
+        return url.replace("127.0.0.1", "localhost")
+
+    yield named
+    for one in hanging:
+        one.close()
+
+
+def test_an_address_that_connects_and_never_answers_is_not_asked_again_before_the_others(
+    stand_in: FaultyOms, url: str, also_at_one_that_hangs: Callable[[str], str]
+) -> None:
+    oms = Oms(configured(also_at_one_that_hangs(url), timeout_s=IMPATIENT_S))
+    assert oms.read_alone(73) == ReadFailed("ReadTimeout")
+    stand_in.always("read", sends(b"HTTP/1.1 500 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+    assert [oms.read_alone(73) for _ in range(3)] == [ReadFailed("answered 500")] * 3
+    oms.close()
+
+
 def test_a_connection_the_oms_closed_between_two_calls_does_not_make_the_command_ambiguous(
     stand_in: FaultyOms, oms: Oms
 ) -> None:
