@@ -30,6 +30,8 @@ LEASE = timedelta(seconds=60)
 # Not sooner after the last word about the same alert, so that what comes and goes is not told each time.
 QUIET = timedelta(minutes=5)
 REMIND_AFTER = timedelta(hours=24)
+# Each process notices a silence by itself, some seconds sooner or later; by then all have.
+NOTICED_WITHIN = timedelta(seconds=30)
 
 _SENT = logs.declare("alert.sent", logging.INFO, "People were told that this began, or is over.", ("alert", "notice"))
 _FAILED = logs.declare(
@@ -177,7 +179,8 @@ class Teller:
     def _remember_fewer(self, name: str, count: int) -> None:
         """What grows again from there is news."""
         with self._database.transaction() as transaction:
-            fewer = sa.update(table).where(table.c.alert == name, table.c.count > count)
+            noticed = table.c.told_at <= transaction.now - NOTICED_WITHIN
+            fewer = sa.update(table).where(table.c.alert == name, table.c.count > count, noticed)
             transaction.execute(fewer.values(count=count))
 
     def _take(self, transaction: Transaction, name: str, count: int) -> Notice | None:

@@ -324,10 +324,34 @@ def test_a_process_that_just_started_says_of_the_workers_neither_that_they_are_s
     clock.turn(QUIET)
     restarted = process(None)
     restarted.look()
+    first.look()
     assert told(wire) == silent
     clock.turn(90 * SECOND)
     restarted.look()
     assert told(wire) == [*silent, f"Autoship, over: {ALERTS['worker_silent'].title}"]
+
+
+def test_a_process_that_notices_some_seconds_later_that_workers_are_silent_has_nobody_told_again(
+    watch_with: Callable[..., Teller], clock: Clock, wire: responses.RequestsMock
+) -> None:
+    wire.post(AT_ONE)
+    begins, silent = iter((0.0, 0.0)), [True, False]
+    first, second = (
+        watch_with(
+            ONE, monotonic=lambda: next(begins, 3600.0), silence=lambda n=n: "no worker was seen" if silent[n] else None
+        )
+        for n in (0, 1)
+    )
+    first.look()
+    clock.turn(20 * SECOND)
+    second.look()
+    silent[1] = True
+    clock.turn(QUIET)
+    second.look()
+    assert told(wire) == [f"Autoship: {ALERTS['worker_silent'].title}"]
+    silent[:] = [False, False]
+    second.look()
+    assert len(told(wire)) == 2
 
 
 def test_a_worker_that_died_before_the_clock_was_set_back_is_told_of_all_the_same(
