@@ -242,7 +242,7 @@ def test_every_whole_answer_to_a_read_has_a_meaning(
     ("fault", "answer"),
     [
         (answers(204, Content_Encoding="gzip"), Accepted(204)),
-        (answers(200, Content_Encoding="Identity"), Accepted(200)),
+        (answers(422, b"no", Content_Encoding="Identity"), Refused(422, "no")),
         (answers(401, b"\x1f\x8b", Content_Encoding="gzip"), Unauthorised(401, "")),
         (answers(422, b"\x1f\x8b", Content_Encoding="br"), Refused(422, "")),
         (answers(429, b"\x1f\x8b", Content_Encoding="gzip", Retry_After="7"), Throttled(timedelta(seconds=7))),
