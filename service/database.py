@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -399,14 +399,15 @@ class Database:
         """Brings the schema to `HEAD` and binds the database to its OMS, in one transaction.
 
         Safe to run from several machines at once. Returns the revision it found, None for an empty database.
-        Creates SQLite's folder. Raises `DatabaseOfAnotherOms` and `DatabaseUnavailable`.
+        Creates SQLite's file and its folder. Raises `DatabaseOfAnotherOms` and `DatabaseUnavailable`.
         """
         if self.is_sqlite and self._url.database:
-            folder = Path(self._url.database).resolve().parent
+            file = Path(self._url.database).resolve()
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
             except OSError as problem:
-                raise DatabaseUnavailable(f"{folder} cannot be made: {problem.strerror}") from problem
+                raise DatabaseUnavailable(f"{file} cannot be made: {problem.strerror}") from problem
         with self.transaction() as transaction:
             transaction.take_time()
             if not self.is_sqlite:
@@ -548,7 +549,9 @@ def _engine(url: sa.URL, patience_s: float) -> Engine:
     }
     if url.get_backend_name() == "sqlite":
         engine = sa.create_engine(url, connect_args={"timeout": patience_s}, **options)
+        event.listen(engine, "do_connect", _remember_file)
         event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "checkout", _refuse_other_file)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     engine = sa.create_engine(url, connect_args=_postgresql_arguments(url, int(patience_s * 1000)), **options)
@@ -587,6 +590,28 @@ def _refuse_closed(connection: Any, pooled: ConnectionPoolEntry, _: object) -> N
     if pooled.info.get("used") and waiting.poll(0):
         raise sa.exc.InvalidatePoolError
     pooled.info["used"] = True
+
+
+def _remember_file(_: sa.Dialect, pooled: ConnectionPoolEntry, arguments: Sequence[str], __: object) -> None:
+    pooled.info["file"] = arguments[0], _file_at(arguments[0])
+
+
+def _refuse_other_file(_: object, pooled: ConnectionPoolEntry, __: object) -> None:
+    # A file that was deleted or replaced is still there for whoever has it open, and for nobody else: what is
+    # accepted into it ends with this process, and what other processes say, such as a pause, is not heard.
+    path, opened = pooled.info["file"]
+    if _file_at(path) != opened:
+        raise sa.exc.InvalidatePoolError
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    if path == ":memory:":
+        return None
+    try:
+        found = Path(path).stat()
+    except OSError as problem:  # to connect would make an empty one
+        raise sqlite3.OperationalError(f"{path}: {problem.strerror}") from problem
+    return found.st_dev, found.st_ino
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -197,3 +198,32 @@ def test_a_connection_the_server_closed_is_replaced_before_it_is_used(database: 
         closed = transaction.execute(sa.text(f"{others} AND datname = current_database()")).scalars().all()
     assert closed == [True]
     database.probe_write()
+
+
+@on_sqlite
+def test_a_file_that_took_the_place_of_ours_is_the_one_that_is_used(database: Database, database_url: str) -> None:
+    file = Path(database_url.removeprefix("sqlite:///"))
+    copy = file.with_name("restored.db")
+    with sqlite3.connect(file) as connection:
+        connection.execute("VACUUM INTO ?", (str(copy),))
+    connection.close()
+    database.probe_write()
+    for old in file.parent.glob(f"{file.name}*"):
+        old.unlink()
+    copy.rename(file)
+    another = Database(database_url)
+    with another.transaction() as transaction:
+        transaction.execute(sa.update(schema.brakes).values(pause_cause="by a person"))
+    with database.reading() as transaction:
+        assert transaction.execute(sa.select(schema.brakes.c.pause_cause)).scalar() == "by a person"
+
+
+@on_sqlite
+def test_a_file_that_is_gone_takes_nothing_and_is_not_made_anew(database: Database, database_url: str) -> None:
+    database.probe_write()
+    for file in (files := list(Path(database_url.removeprefix("sqlite:///")).parent.glob("*.db*"))):
+        file.unlink()
+    for using in (database.transaction, database.reading, Database(database_url).transaction):
+        with pytest.raises(DatabaseUnavailable, match="No such file"), using():
+            pass
+    assert not any(file.exists() for file in files)

@@ -77,6 +77,14 @@ def is_gone(scene: Scene) -> Iterator[None]:
 
 
 @contextmanager
+def is_elsewhere(scene: Scene) -> Iterator[None]:
+    file = Path(scene.url.removeprefix("sqlite:///"))
+    elsewhere = file.rename(file.with_name("elsewhere.db"))
+    yield
+    elsewhere.rename(file)
+
+
+@contextmanager
 def is_full(scene: Scene) -> Iterator[None]:
     """No process may write a file beyond its first KiB; on PostgreSQL the server says that its disk is full."""
     if scene.server is None:
@@ -131,6 +139,7 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     [
         ("sqlite", is_locked),
         ("sqlite", is_full),
+        ("sqlite", is_elsewhere),
         ("postgresql", is_locked),
         ("postgresql", is_full),
         ("postgresql", is_gone),
