@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -44,6 +44,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MIGRATION_LOCK = 7_305_271_109
 _LISTEN_FOR_S = 0.5
+_LOG_BYTES = 16 * 1024 * 1024
 # What looks like a defect of ours but is a database that is not, or not yet again, as it was migrated.
 _INSUFFICIENT_PRIVILEGE, _UNDEFINED_TABLE = "42501", "42P01"
 
@@ -369,7 +370,15 @@ class Database:
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as problem:
             if _is_our_defect(problem):
                 raise
+            if self.is_sqlite:
+                self._shorten_log()
             raise DatabaseUnavailable(f"the database cannot be used: {_first_line(problem)}") from problem
+
+    def _shorten_log(self) -> None:
+        # Only a commit does so by itself, and there is none where the log, kept long by somebody's backup, filled
+        # the disk.
+        with suppress(sqlite3.Error, sa.exc.SQLAlchemyError), closing(self._engine.raw_connection()) as connection:
+            connection.cursor().execute("PRAGMA wal_checkpoint")
 
     @property
     def _on_its_own(self) -> dict[str, Any]:
@@ -620,6 +629,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    # What the log takes of the disk while somebody reads for long is given back afterwards.
+    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
 
 
 def _begin_sqlite(connection: Connection) -> None:

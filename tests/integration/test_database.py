@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -227,3 +230,50 @@ def test_a_file_that_is_gone_takes_nothing_and_is_not_made_anew(database: Databa
         with pytest.raises(DatabaseUnavailable, match="No such file"), using():
             pass
     assert not any(file.exists() for file in files)
+
+
+@contextmanager
+def _backup(database_url: str) -> Iterator[None]:
+    """Somebody reads for the length of a block, so that nothing written meanwhile leaves the log."""
+    reader = sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM deployment").fetchall()
+    yield
+    reader.close()
+
+
+@contextmanager
+def _room_for(file: Path) -> Iterator[None]:
+    """No file may grow beyond the size of this one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@on_sqlite
+def test_a_disk_that_a_long_backup_filled_is_usable_again_after_it(database: Database, database_url: str) -> None:
+    log = Path(database_url.removeprefix("sqlite:///") + "-wal")
+    database.probe_write()
+    with ExitStack() as stack:
+        with _backup(database_url):
+            while log.stat().st_size < 1_000_000:
+                database.probe_write()
+            stack.enter_context(_room_for(log))
+            with pytest.raises(DatabaseUnavailable):
+                database.probe_write()
+        with pytest.raises(DatabaseUnavailable):
+            database.probe_write()
+        database.probe_write()
+
+
+@on_sqlite
+def test_what_a_long_backup_took_of_the_disk_is_given_back(database: Database, database_url: str) -> None:
+    log = Path(database_url.removeprefix("sqlite:///") + "-wal")
+    with _backup(database_url), database.transaction() as transaction:
+        row = {"delivery_id": 1, "received_at": transaction.now, "body": bytes(20_000_000)}
+        transaction.execute(sa.insert(schema.quarantine).values(row))
+    assert log.stat().st_size > 20_000_000
+    for _ in range(3):
+        database.probe_write()
+    assert log.stat().st_size <= 16 * 1024 * 1024
