@@ -64,7 +64,10 @@ _AFTER_429 = "It goes on by itself once that time is over. Where it comes often,
 _AFTER_403 = (
     "Give the token's user that right. It goes on by itself with the first good answer, or with: autoship resume"
 )
-_AFTER_REDIRECT = "Correct OMS_BASE_URL and restart. It goes on by itself with the first good answer."
+_AFTER_REDIRECT = (
+    "Correct OMS_BASE_URL as deploy/README.md says (The OMS gets another address). It goes on by itself with the first "
+    "good answer."
+)
 
 _READ = sa.select(*(column for column in brakes.c if column is not brakes.c.id))
 _READ_LOCKED = _READ.with_for_update()

@@ -503,7 +503,8 @@ class Database:
         if bound is not None and bound != oms_base_url:
             raise DatabaseOfAnotherOms(
                 f"this database was made for {bound}, but OMS_BASE_URL is {oms_base_url}: "
-                "use a database of its own for each OMS"
+                "use a database of its own for each OMS; where it is the same one, see deploy/README.md, "
+                "The OMS gets another address"
             )
 
 

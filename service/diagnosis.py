@@ -145,7 +145,8 @@ def database(problem: DatabaseProblem | None) -> list[Finding]:
         case DatabaseOutdated():
             return [_problem("database_migrated", str(problem), "Run `autoship migrate`, or `autoship up`.")]
         case DatabaseOfAnotherOms():
-            return [migrated, _problem("database_of_this_oms", str(problem), "Set another DATABASE_URL.")]
+            advice = "Correct OMS_BASE_URL, set another DATABASE_URL, or do as that page says."
+            return [migrated, _problem("database_of_this_oms", str(problem), advice)]
         case DatabaseUnavailable():  # pragma: no branch - mypy proves that there is no other
             advice = "Check DATABASE_URL, and that the server or disk takes writes."
             return [_problem("database_reachable", str(problem), advice)]

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from service import database as schema
 from service.database import deliveries, workers
 from tests import commands, postgres
-from tests.conftest import SECRET
+from tests.conftest import MINIMAL, SECRET
 from tests.deploy.rehearsal import CLEAN, ROOT, Site, carry_out, furnish, opened
 from tests.processes import wait_until
 
@@ -127,6 +127,21 @@ def test_a_sqlite_backup_made_under_load_is_restored_after_more_was_shipped(
 ) -> None:
     site = site_on(f"sqlite:///{tmp_path}/var/autoship.db")
     _restore(site, "SQLite", {}, lambda: None, {})
+
+
+@pytest.mark.parametrize("kind", ["PostgreSQL", "SQLite"])
+def test_the_oms_gets_another_address_and_the_database_is_kept(kind: str, postgres_url: str, tmp_path: Path) -> None:
+    furnish(tmp_path, Path(sys.executable))
+    with postgres.database(postgres_url) as in_postgresql:
+        url = in_postgresql if kind == "PostgreSQL" else f"sqlite:///{tmp_path}/var/autoship.db"
+        variables = MINIMAL | {"DATABASE_URL": url, "OMS_BASE_URL": "https://new-oms.akinon.net"}
+        with opened(url) as database:
+            database.migrate(MINIMAL["OMS_BASE_URL"])
+        refused = commands.autoship("packages", cwd=tmp_path, **variables)
+        assert (refused.code, "see deploy/README.md, The OMS gets another address" in refused.err) == (2, True)
+        done = carry_out(f"Another address in {kind}", tmp_path, variables | _of_libpq(url))
+        assert done.returncode == 0, done.stderr
+        assert commands.autoship("packages", cwd=tmp_path, **variables).code == 0
 
 
 def _restore(
