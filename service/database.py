@@ -370,7 +370,7 @@ class Database:
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as problem:
             if _is_our_defect(problem):
                 raise
-            if self.is_sqlite:
+            if _is_disk_full(problem):
                 self._shorten_log()
             raise DatabaseUnavailable(f"the database cannot be used: {_first_line(problem)}") from problem
 
@@ -658,6 +658,12 @@ def _is_our_defect(problem: sa.exc.SQLAlchemyError) -> bool:
     if not isinstance(problem, sa.exc.ProgrammingError | sa.exc.IntegrityError | sa.exc.DataError):
         return False
     return getattr(problem.orig, "sqlstate", None) not in (_INSUFFICIENT_PRIVILEGE, _UNDEFINED_TABLE)
+
+
+def _is_disk_full(problem: sa.exc.SQLAlchemyError) -> bool:
+    """Whether SQLite could not write; the first byte of its code says so, the others where."""
+    code = getattr(getattr(problem, "orig", None), "sqlite_errorcode", 0)
+    return code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def _first_line(problem: BaseException) -> str:

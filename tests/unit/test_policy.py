@@ -257,7 +257,8 @@ def test_a_package_that_was_readable_before_has_longer_until_it_needs_a_person(r
     assert standing(decided(old, reading)) == (WAITING, Reason.ITEMS_MIXED, False)
     older = replace(old, looking_since=NOW - DAY)
     assert standing(decided(replace(older, failed_reads=6), reading)) == (WAITING, Reason.ITEMS_MIXED, False)
-    assert standing(decided(older, reading))[0] is ATTENTION
+    reason = Reason.NOT_FOUND if isinstance(reading, NotFound) else Reason.BAD_SHAPE
+    assert standing(decided(older, reading)) == (ATTENTION, reason, True)
 
 
 @pytest.mark.parametrize(("reading", "problem"), NOT_ANSWERED)
