@@ -103,7 +103,7 @@ def resume(database: Database, word: Word = NO_WORD) -> Acted:
         changed = brakes.resume(transaction)
         if changed:
             _note(transaction, journal.SERVICE, word.added_to("resumed"))
-    worklist.look_again_at(database, Reason.BRAKE)
+    worklist.look_at_held_back(database)
     text = "resumed" if changed else "nothing held commands back"
     if before.paused_at is not None and not brakes.is_by_person(before.pause_cause):
         text = "resumed; it pauses again for as long as an hour's commands reach SHIP_MAX_PER_HOUR"

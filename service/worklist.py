@@ -254,10 +254,11 @@ def dismiss(transaction: Transaction, package_id: int, reason: str | None = None
     return transaction.execute(changed).rowcount == 1
 
 
-def look_again_at(database: Database, reason: Reason) -> None:
-    """Makes every package that waits for this reason due now, a page at a time: it may be what came in days."""
-    waiting = sa.select(packages.c.package_id).where(packages.c.state == CaseState.WAITING, packages.c.reason == reason)
-    page = waiting.order_by(packages.c.package_id).limit(_PAGE).with_for_update()
+def look_at_held_back(database: Database) -> None:
+    """Makes every package that a brake held back due now, a page at a time: it may be what came in days."""
+    held_back = (packages.c.state == CaseState.WAITING, packages.c.reason == Reason.BRAKE)
+    page = sa.select(packages.c.package_id).where(*held_back).order_by(packages.c.package_id).limit(_PAGE)
+    page = page.with_for_update()
     found: Sequence[int] = (0,)
     while found:
         with database.transaction() as transaction:

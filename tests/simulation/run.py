@@ -155,7 +155,7 @@ class Simulation:
                     worklist.recheck(transaction, order.package_id)
                     self.rechecked.append((self.world.now_s, order.package_id))
         if order.what == "resume":
-            worklist.look_again_at(self.database, Reason.BRAKE)
+            worklist.look_at_held_back(self.database)
         self._wake(0.0)
 
     def _sweep(self) -> None:
