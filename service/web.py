@@ -17,7 +17,7 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntity
 from service import api, console, delivery, inbox, logs
 from service import config as configuration
 from service.config import Config
-from service.database import Database
+from service.database import PATIENCE_S, Database
 from service.delivery import Delivery
 from service.errors import DatabaseUnavailable, DeliveryRejected, OmsUnreachable
 from service.hooks import RECEIVER_PATH
@@ -91,11 +91,16 @@ class _Probe:
     def problem(self) -> DatabaseUnavailable | None:
         """Why deliveries cannot be stored now, or None."""
         came_at = time.monotonic()
-        with self._lock:
+        # A commit may hang for as long as a standby is away, and whoever asks keeps a thread of the server.
+        if not self._lock.acquire(timeout=PATIENCE_S):
+            return DatabaseUnavailable("the database does not keep up")
+        try:
             if self._began_at <= came_at:
                 self._began_at = time.monotonic()
                 self._found = self._write()
             return self._found
+        finally:
+            self._lock.release()
 
     def _write(self) -> DatabaseUnavailable | None:
         try:

@@ -319,6 +319,24 @@ def test_a_locked_database_is_503_with_retry_after_and_nothing_is_lost_or_stored
     assert client.get("/readyz").status_code == 200
 
 
+def test_readiness_is_told_in_time_also_while_a_trial_write_hangs(
+    configured: Callable[..., Config], database_url: str, database: Database
+) -> None:
+    app = create_app(configured(), Database(database_url, patience_s=30))
+    statuses = list[int]()
+    threads = [
+        threading.Thread(target=lambda: statuses.append(app.test_client().get("/readyz").status_code)) for _ in range(2)
+    ]
+    try:
+        with locked(database_url):
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: statuses == [503], 6)
+    finally:
+        for thread in threads:
+            thread.join()
+
+
 def test_whoever_asks_for_readiness_while_others_wait_shares_their_write(
     configured: Callable[..., Config], database: Database, database_url: str
 ) -> None:
