@@ -52,7 +52,7 @@ from service.operator import Acted, Word
 from service.outcome import NotFound
 from service.rules import Rule, Rules
 from service.snapshot import PackageSnapshot
-from service.sweep import FILTER_IGNORED, Sweeper, Swept
+from service.sweep import FILTER_IGNORED, RETRY_AFTER, Sweeper, Swept
 from service.wire import MAX_ID
 from service.words import counted
 
@@ -700,7 +700,8 @@ def _told_listed(listed: int) -> None:
 
 def _sweep_at_once(sweeper: Sweeper, adopt: bool) -> Swept:
     while (swept := sweeper.sweep_if_due(at_once=True, adopt=adopt)) is None:
-        click.echo("another process sweeps; waiting for its end", err=True)
+        rest = RETRY_AFTER.total_seconds()
+        click.echo(f"another process sweeps, or a pass failed within the last {rest:g} s; waiting", err=True)
         time.sleep(_SWEEP_WAIT_S)
     return swept
 

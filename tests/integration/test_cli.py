@@ -626,6 +626,14 @@ def test_wait_for_the_migration_ends(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_sweep_that_waits_after_a_failed_one_does_not_say_that_another_process_is_at_it(tmp_path: Path) -> None:
+    variables = {**MINIMAL, "DATABASE_URL": f"sqlite:///{tmp_path}/o.db"}
+    assert commands.autoship("migrate", cwd=tmp_path, **variables).code == 0
+    assert commands.autoship("sweep", cwd=tmp_path, **variables).code == 3
+    with commands.running("sweep", cwd=tmp_path, variables=variables) as waiting:
+        assert "or a pass failed within the last 30 s" in waiting.wait_for("another process sweeps")
+
+
 def test_process_refuses_a_database_of_another_oms_at_once(tmp_path: Path) -> None:
     variables = {**MINIMAL, "DATABASE_URL": f"sqlite:///{tmp_path}/o.db"}
     assert commands.autoship("migrate", cwd=tmp_path, **variables).code == 0
