@@ -294,23 +294,35 @@ def test_a_handshake_that_does_not_come_about_sent_nothing_within_the_deadline()
         oms.close()
 
 
+def silent(at: tuple[str, int]) -> list[socket.socket]:
+    """Takes connections and never answers."""
+    return [socket.create_server(at)]
+
+
+def dead(at: tuple[str, int]) -> list[socket.socket]:
+    """Takes no connections either, as too many wait."""
+    listener = socket.create_server(at, backlog=0)
+    waiting = [socket.socket() for _ in range(2)]
+    for one in waiting:
+        one.setblocking(False)
+        one.connect_ex(at)
+    return [listener, *waiting]
+
+
 @pytest.fixture
-def also_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], str]]:
-    """Gives an OMS a name that leads to two addresses that answer nothing, and only then to it."""
+def also_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Gives an OMS a name that leads to such addresses, and only then to it."""
     held: list[socket.socket] = []
     look_up = socket.getaddrinfo
 
-    def named(url: str, port: int) -> str:
-        for dead in ("127.0.0.2", "127.0.0.3"):
-            listener = socket.create_server((dead, port), backlog=0)
-            waiting = [socket.socket() for _ in range(2)]
-            for one in waiting:
-                one.setblocking(False)
-                one.connect_ex((dead, port))
-            held.extend([listener, *waiting])
+    def named(url: str, *others: Callable[[tuple[str, int]], list[socket.socket]]) -> str:
+        port = int(url.rpartition(":")[2])
+        addresses = [f"127.0.0.{number}" for number, _ in enumerate(others, 2)]
+        for address, listen in zip(addresses, others, strict=True):
+            held.extend(listen((address, port)))
 
         def several(host: str, *rest: Any, **options: Any) -> Any:
-            hosts = ["127.0.0.2", "127.0.0.3", "127.0.0.1"] if host == "localhost" else [host]
+            hosts = [*addresses, "127.0.0.1"] if host == "localhost" else [host]
             return [found for one in hosts for found in look_up(one, *rest, **options)]
 
         monkeypatch.setattr(socket, "getaddrinfo", several)
@@ -322,49 +334,27 @@ def also_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], st
 
 
 def test_an_address_that_does_not_answer_keeps_nobody_from_the_next_one_of_the_same_name(
-    stand_in: FaultyOms, url: str, also_at: Callable[[str, int], str]
+    stand_in: FaultyOms, url: str, also_at: Callable[..., str]
 ) -> None:
-    oms = Oms(configured(also_at(url, int(url.rpartition(":")[2])), timeout_s=3))
+    oms = Oms(configured(also_at(url, dead, dead), timeout_s=3))
     stand_in.script("read", sends(b"HTTP/1.1 500 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
     assert oms.read_alone(73) == ReadFailed("answered 500")
     assert oms.command(73, COMMAND, first_byte_by=time.monotonic() + 1) == Accepted(204)
     oms.close()
 
 
-def test_addresses_that_do_not_answer_share_one_deadline(
-    refusing_port: int, also_at: Callable[[str, int], str]
-) -> None:
-    oms = Oms(configured(also_at(f"http://127.0.0.1:{refusing_port}", refusing_port), timeout_s=IMPATIENT_S))
+def test_addresses_that_do_not_answer_share_one_deadline(refusing_port: int, also_at: Callable[..., str]) -> None:
+    oms = Oms(configured(also_at(f"http://127.0.0.1:{refusing_port}", dead, dead), timeout_s=IMPATIENT_S))
     began = time.monotonic()
     assert isinstance(oms.read_alone(73), ReadFailed)
     assert time.monotonic() - began < 2 * IMPATIENT_S
     oms.close()
 
 
-@pytest.fixture
-def also_at_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
-    """Gives an OMS a name that leads to an address that takes connections and never answers, and only then to it."""
-    look_up, hanging = socket.getaddrinfo, list[socket.socket]()
-
-    def named(url: str) -> str:
-        hanging.append(socket.create_server(("127.0.0.2", int(url.rpartition(":")[2]))))
-
-        def both(host: str, *rest: Any, **options: Any) -> Any:
-            hosts = ["127.0.0.2", "127.0.0.1"] if host == "localhost" else [host]
-            return [found for one in hosts for found in look_up(one, *rest, **options)]
-
-        monkeypatch.setattr(socket, "getaddrinfo", both)
-        return url.replace("127.0.0.1", "localhost")
-
-    yield named
-    for one in hanging:
-        one.close()
-
-
 def test_an_address_that_connects_and_never_answers_is_not_asked_again_before_the_others(
-    stand_in: FaultyOms, url: str, also_at_one_that_hangs: Callable[[str], str]
+    stand_in: FaultyOms, url: str, also_at: Callable[..., str]
 ) -> None:
-    oms = Oms(configured(also_at_one_that_hangs(url), timeout_s=IMPATIENT_S))
+    oms = Oms(configured(also_at(url, silent), timeout_s=IMPATIENT_S))
     assert oms.read_alone(73) == ReadFailed("ReadTimeout")
     stand_in.always("read", sends(b"HTTP/1.1 500 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
     assert [oms.read_alone(73) for _ in range(3)] == [ReadFailed("answered 500")] * 3
