@@ -76,9 +76,11 @@ def alembic() -> AlembicConfig:
 OLDER = [one.revision for one in ScriptDirectory.from_config(alembic()).walk_revisions() if one.revision < schema.HEAD]
 
 
-def migrate_to(database: Database, revision: str) -> sa.MetaData:
+def migrate_to(database: Database, url: str, revision: str) -> sa.MetaData:
     """Brings an empty database to a revision; its tables as that version knew them."""
     config, known = alembic(), sa.MetaData()
+    if database.is_sqlite:
+        Path(url.removeprefix("sqlite:///")).touch()
     with database.transaction() as transaction:
         config.attributes["connection"] = transaction.connection
         command.upgrade(config, revision)
@@ -108,7 +110,7 @@ def test_rows_of_an_older_version_survive_the_migration_and_the_work_goes_on(
     pack(oms, 73, 74, 75, 76)
     oms.ship_by_hand(75)
     database = Database(database_url)
-    known = migrate_to(database, older)
+    known = migrate_to(database, database_url, older)
     with database.transaction() as transaction:
         fill(transaction, known)
         transaction.execute(sa.update(known.tables["deployment"]).values(oms_base_url=config.oms.base_url))
@@ -127,7 +129,7 @@ def test_an_older_version_writes_and_reads_on_the_newer_schema(
     database_url: str, configured: Callable[..., Config], older: str
 ) -> None:
     database = Database(database_url)
-    known = migrate_to(database, older)
+    known = migrate_to(database, database_url, older)
     database.migrate(MINIMAL["OMS_BASE_URL"])
     client = create_app(configured(), database).test_client()
     assert deliver(client, a_document(1)).status_code == 202
@@ -155,7 +157,7 @@ def test_a_migration_ends_in_no_deadlock_with_the_work_of_the_older_version(
 ) -> None:
     """Such work locks brakes or a delivery first, and a package then."""
     database, found = Database(database_url, patience_s=60), []
-    known = migrate_to(database, from_revision)
+    known = migrate_to(database, database_url, from_revision)
     with database.transaction() as transaction:
         fill(transaction, known)
     migrating = threading.Thread(target=lambda: found.append(database.migrate(MINIMAL["OMS_BASE_URL"])))
