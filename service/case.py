@@ -169,7 +169,7 @@ MEANINGS: Mapping[tuple[CaseState, Reason | None], tuple[str, str]] = {
         "Check that the webhooks come from the OMS at OMS_BASE_URL; then autoship recheck ID.",
     ),
     (CaseState.NEEDS_ATTENTION, Reason.BAD_SHAPE): (
-        "The OMS shows the package in a form we cannot judge.",
+        "The OMS shows the package in a form we cannot judge, or only older than before.",
         "See the checks below; once mended, autoship recheck ID.",
     ),
     (CaseState.NEEDS_ATTENTION, Reason.ITEMS_MIXED): (
