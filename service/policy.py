@@ -276,34 +276,23 @@ def _with_snapshot(view: View, snapshot: PackageSnapshot) -> Case:
 
 
 def _in_packed(view: View, snapshot: PackageSnapshot) -> Verdict:
-    case = view.case
-    if case.packed_since is None:
-        opening = _opening(view, snapshot.modified_at)
-        if isinstance(opening, Verdict):
-            return opening
-        verdict = _judged(replace(view, case=opening.case), snapshot)
-        return replace(verdict, notes=(*opening.notes, *verdict.notes), resolution=opening.resolution)
+    if view.case.packed_since is None:
+        evidence = _opening(view, snapshot.modified_at)
+        return evidence if isinstance(evidence, Verdict) else _opened(view, snapshot, evidence)
     attempt = view.open_attempt
     if attempt is not None:
         return _still_packed(view, attempt)
     return _judged(view, snapshot)
 
 
-@dataclass(frozen=True, slots=True)
-class _Opening:
-    case: Case
-    notes: tuple[Note, ...]
-    resolution: Resolution | None
-
-
-def _opening(view: View, modified_at: datetime | None) -> _Opening | Verdict:
-    """A new episode where reads prove one, else a verdict that leaves the case as it was."""
+def _opening(view: View, modified_at: datetime | None) -> str | Verdict:
+    """What proves a new episode, else a verdict that leaves the case as it was."""
     case = view.case
     if case.left_packed_at is None:
-        return _opened(view, "first read in Packed")
+        return "first read in Packed"
     entry = _newer_entry(view, case.left_packed_at)
     if entry is not None:
-        return _opened(view, f"transition log entry {entry.log_id} went into Packed")
+        return f"transition log entry {entry.log_id} went into Packed"
     if case.repacked_at is None:
         seen = replace(case, repacked_at=view.now)
         return Verdict(case=seen, next_look_at=view.now + view.settings.episode)
@@ -312,7 +301,7 @@ def _opening(view: View, modified_at: datetime | None) -> _Opening | Verdict:
     if case.left_modified_at and modified_at and modified_at <= case.left_modified_at:
         return _not_repacked(view)
     seconds = (view.now - case.repacked_at).total_seconds()
-    return _opened(view, f"two reads {seconds:.0f} s apart show Packed")
+    return f"two reads {seconds:.0f} s apart show Packed"
 
 
 def _newer_entry(view: View, left_packed_at: datetime) -> LoggedTransition | None:
@@ -337,7 +326,8 @@ def _not_repacked(view: View) -> Verdict:
     return Verdict(case=view.case, next_look_at=view.now + _poll_delay(view))
 
 
-def _opened(view: View, evidence: str) -> _Opening:
+def _opened(view: View, snapshot: PackageSnapshot, evidence: str) -> Verdict:
+    """The first verdict of a new episode."""
     dismissed_before_packed = view.case.reason is Reason.DISMISSED and view.case.left_packed_at is None
     case = replace(
         view.case,
@@ -356,8 +346,10 @@ def _opened(view: View, evidence: str) -> _Opening:
         refusals=0,
         command_not_before=None,
     )
+    opened = Note("episode", f"episode {case.episode} opened: {evidence}")
+    verdict = _judged(replace(view, case=case), snapshot)
     resolution = Resolution.UNKNOWN if view.open_attempt else None
-    return _Opening(case, (Note("episode", f"episode {case.episode} opened: {evidence}"),), resolution)
+    return replace(verdict, notes=(opened, *verdict.notes), resolution=resolution)
 
 
 def _still_packed(view: View, attempt: Attempt) -> Verdict:

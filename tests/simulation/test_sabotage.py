@@ -85,7 +85,7 @@ def hints_under_a_lease_lost(patch: pytest.MonkeyPatch) -> None:
 
 def one_read_opens_an_episode(patch: pytest.MonkeyPatch) -> None:
     """A single read of Packed, which may be outdated, is taken for a new stay."""
-    patch.setattr(policy, "_opening", lambda view, _: policy._opened(view, "a read in Packed"))
+    patch.setattr(policy, "_opening", lambda view, _: "a read in Packed")
 
 
 def uuids_unknown(patch: pytest.MonkeyPatch) -> None:
