@@ -228,9 +228,9 @@ def after_command(view: View, attempt: Attempt, answer: CommandAnswer) -> tuple[
 
 def braked(view: View, cause: str, notes: tuple[Note, ...] = ()) -> Verdict:
     """The command gate stayed shut: nothing was sent, no budget is used, look again."""
-    case = replace(view.case, state=CaseState.WAITING, reason=Reason.BRAKE)
-    shut = _notes(view.case, case, f"not commanded: {cause}")
-    return Verdict(case=case, next_look_at=view.now + _backoff(view, case.looks), notes=(*notes, *shut))
+    again = view.now + _backoff(view, view.case.looks)
+    verdict = _moved(view, CaseState.WAITING, Reason.BRAKE, f"not commanded: {cause}", again)
+    return replace(verdict, notes=(*notes, *verdict.notes))
 
 
 # From here on: the steps of the above, in the order a package meets them.
@@ -392,9 +392,8 @@ def _ambiguous_still_packed(view: View, attempt: Attempt) -> Verdict:
 def _keep_confirming(view: View, reason: Reason, next_look_at: datetime) -> Verdict:
     if view.case.held:
         return Verdict(case=view.case, read_back=True)
-    case = replace(view.case, state=CaseState.SHIPPING, reason=reason)
-    notes = _notes(view.case, case, "read back: still Packed")
-    return Verdict(case=case, next_look_at=next_look_at, notes=notes, read_back=True)
+    verdict = _moved(view, CaseState.SHIPPING, reason, "read back: still Packed", next_look_at)
+    return replace(verdict, read_back=True)
 
 
 def _proven_not_applied(view: View, text: str, pause: timedelta = timedelta(0)) -> Verdict:
@@ -408,7 +407,8 @@ def _proven_not_applied(view: View, text: str, pause: timedelta = timedelta(0)) 
         verdict = _attention(view, Reason.REFUSED, tried, held=True)
     else:
         again = view.now + max(_backoff(view, refusals), pause)
-        verdict = _until_command(view, replace(view.case, command_not_before=again), again, text)
+        case = replace(view.case, command_not_before=again)
+        verdict = _until_command(replace(view, case=case), again, text)
     return replace(verdict, resolution=Resolution.NOT_APPLIED)
 
 
@@ -417,10 +417,9 @@ def _commanded_for(view: View) -> timedelta:
     return min(_age(view), view.now - view.attempts[0].started_at)
 
 
-def _until_command(view: View, case: Case, again: datetime, text: str) -> Verdict:
-    reason = case.reason if case.reason is Reason.BRAKE else Reason.RETRY_AFTER_REFUSAL
-    case = replace(case, state=CaseState.WAITING, reason=reason)
-    return Verdict(case=case, next_look_at=again, notes=_notes(view.case, case, text))
+def _until_command(view: View, again: datetime, text: str) -> Verdict:
+    reason = Reason.BRAKE if view.case.reason is Reason.BRAKE else Reason.RETRY_AFTER_REFUSAL
+    return _moved(view, CaseState.WAITING, reason, text, again)
 
 
 def _judged(view: View, snapshot: PackageSnapshot) -> Verdict:
@@ -474,12 +473,11 @@ def _grace_until(view: View, ruling: Match | FieldMissing) -> datetime | None:
 def _eligible(view: View, command: Command) -> Verdict:
     case = view.case
     if not view.settings.live:
-        shadow = replace(case, state=CaseState.WOULD_SHIP, reason=None)
-        notes = _notes(case, shadow, "every check passed; MODE=shadow sends no command")
-        return Verdict(case=shadow, next_look_at=view.now + _poll_delay(view), notes=notes)
+        text = "every check passed; MODE=shadow sends no command"
+        return _moved(view, CaseState.WOULD_SHIP, None, text, view.now + _poll_delay(view))
     if case.command_not_before and view.now < case.command_not_before:
         text = "every check passed; too early for another command"
-        return _until_command(view, case, case.command_not_before, text)
+        return _until_command(view, case.command_not_before, text)
     return Verdict(case=case, command=command)
 
 
@@ -545,8 +543,7 @@ def _outcome_unknown(view: View, state: StateValue) -> Verdict:
         return Verdict(case=view.case)
     if view.case.held or _age(view) >= POLLING_WINDOW:
         return _attention(view, Reason.OUTCOME_UNKNOWN, text, held=True)
-    case = replace(view.case, state=CaseState.WAITING, reason=Reason.OUTCOME_UNKNOWN)
-    return Verdict(case=case, next_look_at=view.now + _poll_delay(view), notes=_notes(view.case, case, text))
+    return _moved(view, CaseState.WAITING, Reason.OUTCOME_UNKNOWN, text, view.now + _poll_delay(view))
 
 
 def _shipped(view: View, evidence: Evidence, text: str) -> Verdict:
@@ -622,21 +619,19 @@ def _wait(view: View, reason: Reason, text: str) -> Verdict:
             return _attention(view, reason, text, held=False)
         if view.case.reason is reason:  # not where it is the first look that finds this
             return _attention(view, Reason.BAD_SHAPE, text, held=True)
-    case = replace(view.case, state=CaseState.WAITING, reason=reason)
-    return Verdict(case=case, next_look_at=view.now + _poll_delay(view), notes=_notes(view.case, case, text))
+    return _moved(view, CaseState.WAITING, reason, text, view.now + _poll_delay(view))
 
 
 def _attention(view: View, reason: Reason, text: str, *, held: bool) -> Verdict:
-    case = replace(view.case, state=CaseState.NEEDS_ATTENTION, reason=reason, held=held)
     next_look_at = None if held else view.now + _poll_delay(view)
-    return Verdict(case=case, next_look_at=next_look_at, notes=_notes(view.case, case, text))
+    return _moved(view, CaseState.NEEDS_ATTENTION, reason, text, next_look_at, held=held)
 
 
 def _closed(
     view: View, state: CaseState, reason: Reason | None, text: str, evidence: Evidence | None = None
 ) -> Verdict:
-    case = replace(view.case, state=state, reason=reason, held=False, evidence=evidence, looking_since=None, looks=0)
-    return Verdict(case=case, notes=_notes(view.case, case, text))
+    verdict = _moved(view, state, reason, text, None)
+    return replace(verdict, case=replace(verdict.case, evidence=evidence, looking_since=None, looks=0))
 
 
 def _look_again(view: View, problem: str) -> Verdict:
@@ -676,12 +671,14 @@ def _braked_by_answer(view: View, attempt: Attempt, told: Outcome, delay: timede
     return Verdict(case=case, next_look_at=again), settled
 
 
-def _notes(before: Case, after: Case, text: str) -> tuple[Note, ...]:
-    """A line where the case moved; looks that change nothing leave none."""
-    if (before.state, before.reason, before.held) == (after.state, after.reason, after.held):
-        return ()
-    name = f"{after.state}/{after.reason}" if after.reason else str(after.state)
-    return (Note(name, text),)
+def _moved(
+    view: View, state: CaseState, reason: Reason | None, text: str, next_look_at: datetime | None, *, held: bool = False
+) -> Verdict:
+    """The case as it stands now, and a line where that is new; looks that change nothing leave none."""
+    before, note = view.case, Note(f"{state}/{reason}" if reason else str(state), text)
+    is_new = (before.state, before.reason, before.held) != (state, reason, held)
+    case = replace(before, state=state, reason=reason, held=held)
+    return Verdict(case=case, next_look_at=next_look_at, notes=(note,) if is_new else ())
 
 
 def _poll_delay(view: View) -> timedelta:
