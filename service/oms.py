@@ -347,10 +347,14 @@ class Oms:
             return None
 
     def _get(self, address: str, *, renewing: bool = True) -> _Document | Unread:
+        """What is there; where the token is refused, asked once more with a new one if there is one to be had."""
         token = self._credentials.current()
         if token is None:
             return ReadFailed(LOGIN_FAILED)
-        answer = self._get_renewing(address, token) if renewing else self._get_once(address, token)
+        answer = self._get_once(address, token)
+        refused = renewing and isinstance(answer, _Answer) and answer.status == 401
+        if refused and (renewed := self._credentials.renew(token)) is not None:
+            answer = self._get_once(address, renewed)
         if isinstance(answer, _NoAnswer):
             out_of_time = time.monotonic() >= self._reads_end_at
             return ReadFailed("its reads took too long together" if out_of_time else answer.cause)
@@ -363,15 +367,6 @@ class Oms:
         if isinstance(meaning, Unauthorised | Throttled | Misconfigured):
             return meaning
         return ReadFailed(f"answered {answer.status}")
-
-    def _get_renewing(self, address: str, token: str) -> _Answer | _NoAnswer:
-        """With this token, and once more with a new one where it is refused and there is a new one."""
-        answer = self._get_once(address, token)
-        if isinstance(answer, _Answer) and answer.status == 401:
-            renewed = self._credentials.renew(token)
-            if renewed is not None:
-                return self._get_once(address, renewed)
-        return answer
 
     def _get_once(self, address: str, token: str) -> _Answer | _NoAnswer:
         self._line.begin(min(time.monotonic() + self._config.timeout_s, self._reads_end_at))
