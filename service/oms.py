@@ -138,13 +138,9 @@ class LoginFailed:
 
 @dataclass(frozen=True, slots=True)
 class ListPage:
-    """One page of the packages the OMS lists. `more`: it says that another page follows.
-
-    `unread`: rows that name no package.
-    """
+    """One page of the packages the OMS lists, and where the next one is. `unread`: rows that name no package."""
 
     packages: tuple[PackageSnapshot, ...]
-    more: bool
     next_address: str | None
     unread: int
 
@@ -286,7 +282,7 @@ class Oms:
         link, following = page.get("next"), self._next(page.get("next"))
         if (rows and not packages) or (link and following is None):
             return BadShape("no row of the package list can be read, or its next page is on another host")
-        return ListPage(packages, bool(link), following, unread=len(rows) - len(packages))
+        return ListPage(packages, following, unread=len(rows) - len(packages))
 
     def registered_hooks(self) -> tuple[Hook, ...] | BadShape | Unread:
         """The webhooks that the token's user may see; read whole, as a filter could be ignored."""

@@ -183,7 +183,7 @@ class Sweeper:
                 return
             cursor = ids[-1] if ids else cursor
             yield _Page(page.packages, cursor)
-            if not page.more or not ids:
+            if page.next_address is None or not ids:
                 return
 
     def _unordered_pages(self) -> Iterator[_Page | str]:
