@@ -130,7 +130,11 @@ def read(content_type: str | None, body: bytes, secret_index: int | None = None)
     if media_type and not _JSON_MEDIA_TYPE.match(media_type):
         raise DeliveryRejected(415, "not_json")
     try:
-        document, problem = _parse(_decoded(body))
+        document, problem = _parse(body.decode())
+    except UnicodeDecodeError as malformed:
+        raise DeliveryRejected(400, "bad_utf8") from malformed
+    except json.JSONDecodeError as malformed:
+        raise DeliveryRejected(400, "bad_json") from malformed
     except RecursionError:
         return Unusable("too_deep", secret_index=secret_index)
     if problem is not None:
@@ -151,15 +155,8 @@ def _interpret(document: object, secret_index: int | None) -> Delivery | Unusabl
     return Delivery(payload["id"], uuid, event_type, payload.get("state"), secret_index)
 
 
-def _decoded(body: bytes) -> str:
-    try:
-        return body.decode()
-    except UnicodeDecodeError as problem:
-        raise DeliveryRejected(400, "bad_utf8") from problem
-
-
 def _parse(text: str) -> tuple[object, str | None]:
-    """The document, and why it cannot be worked with although it is JSON to its end."""
+    """The document, and why it cannot be worked with although it is JSON to its end. Raises `JSONDecodeError`."""
     problems: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -177,15 +174,12 @@ def _parse(text: str) -> tuple[object, str | None]:
 
     load = partial(json.loads, text, object_pairs_hook=unique, parse_constant=_refuse_constant)
     try:
-        try:
-            document = load()
-        except json.JSONDecodeError:
-            raise
-        except ValueError:  # CPython's limit on the digits of one integer: once more, to see what else there is
-            problems.clear()
-            document = load(parse_int=integer)
-    except json.JSONDecodeError as problem:
-        raise DeliveryRejected(400, "bad_json") from problem
+        document = load()
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # CPython's limit on the digits of one integer: once more, to see what else there is
+        problems.clear()
+        document = load(parse_int=integer)
     return document, problems[0] if problems else None
 
 
