@@ -21,16 +21,7 @@ MAX_QUARANTINED_BODIES = 1000
 MAX_QUARANTINED_BYTES = 64 * 1024
 QUARANTINE_AGE = timedelta(days=14)
 # The columns of a delivery that its sender and our reading of it give.
-_GIVEN = (
-    "event_uuid",
-    "event_type",
-    "package_id",
-    "state_class",
-    "state_value",
-    "fate",
-    "reason",
-    "secret_index",
-)
+_GIVEN = ("event_uuid", "event_type", "package_id", "state_class", "state_value", "fate", "reason", "secret_index")
 
 _STANDING = sa.select(packages.c.state, packages.c.reason).where(packages.c.package_id == sa.bindparam("package_id"))
 _SIGNED = sa.select(deliveries.c.delivery_id).where(
@@ -171,19 +162,17 @@ def _standing(transaction: Transaction, package_id: int) -> tuple[CaseState | No
 
 
 def _row(delivery: Delivery | Unusable, fate: str, reason: str | None) -> dict[str, Any]:
-    row = dict.fromkeys(_GIVEN) | {
+    package_id, state = (delivery.package_id, delivery.state) if isinstance(delivery, Delivery) else (None, None)
+    return {
         "event_uuid": delivery.event_uuid,
         "event_type": delivery.event_type,
-        "secret_index": delivery.secret_index,
+        "package_id": package_id,
+        "state_class": state.enum_class if state else None,
+        "state_value": state.value if state else None,
         "fate": fate,
         "reason": reason,
+        "secret_index": delivery.secret_index,
     }
-    if isinstance(delivery, Delivery):
-        state = delivery.state
-        row["package_id"] = delivery.package_id
-        row["state_class"] = state.enum_class if state else None
-        row["state_value"] = state.value if state else None
-    return row
 
 
 def _store(transaction: Transaction, row: dict[str, Any]) -> tuple[bool, int]:
