@@ -290,7 +290,10 @@ class Transaction:
     @cached_property
     def now(self) -> datetime:
         """The database's time when it was first asked for; ask after the locks that order what depends on it."""
-        return self.database.clock(self.connection)
+        if self.database.clock is not None:
+            return self.database.clock()
+        now: datetime = self.execute(_CLOCK).scalar_one()
+        return now.astimezone(UTC)
 
     def told(self, now: datetime) -> None:
         """Takes the time that a statement brought along, instead of asking for it with one of its own."""
@@ -313,8 +316,8 @@ class Transaction:
 class Database:
     """One database. Connections are made when first needed, so it may be built before a fork.
 
-    `clock` takes the place of the database's own, for tests. `patience_s` is how long a lock, a statement or a
-    connection is waited for.
+    `clock` takes the place of the server's, for tests; for SQLite it is this machine's. `patience_s` is how long a
+    lock, a statement or a connection is waited for.
     """
 
     def __init__(
@@ -324,8 +327,8 @@ class Database:
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._url = sa.make_url(url)
-        self._clock = clock
         self._engine = _engine(self._url, patience_s)
+        self.clock = clock or (_this_machines_time if self.is_sqlite else None)
         self._bell = _Bell(self._notify)
         self._built: dict[Callable[[Database], Executable], Executable] = {}
         # No connection is left for the server to find dead.
@@ -393,8 +396,8 @@ class Database:
     @cached_property
     def time(self) -> sa.ColumnElement[datetime]:
         """The time at which a statement begins, within that statement."""
-        if self._clock is not None or self.is_sqlite:
-            return sa.bindparam("time", callable_=self._clock or _this_machines_time, type_=Instant())
+        if self.clock is not None:
+            return sa.bindparam("time", callable_=self.clock, type_=Instant())
         seconds = sa.extract("epoch", sa.func.statement_timestamp())
         return sa.type_coerce(sa.cast(seconds * 1_000_000, sa.BigInteger), Instant())
 
@@ -471,21 +474,10 @@ class Database:
         self._bell.finish()
         self._engine.dispose()
 
-    def clock(self, connection: Connection) -> datetime:
-        """The time now."""
-        if self._clock is not None:
-            return self._clock()
-        if self.is_sqlite:
-            return _this_machines_time()
-        now: datetime = connection.execute(_CLOCK).scalar_one()
-        return now.astimezone(UTC)
-
     def _notify(self) -> None:
-        try:
-            with self.reading() as transaction:
-                transaction.execute(_WAKE_UP)
-        except DatabaseUnavailable:
-            return  # polling is what workers rely on
+        # Polling is what workers rely on.
+        with suppress(DatabaseUnavailable), self.reading() as transaction:
+            transaction.execute(_WAKE_UP)
 
     def _bind(self, transaction: Transaction, oms_base_url: str) -> None:
         self._refuse_another_oms(transaction, oms_base_url)
