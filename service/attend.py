@@ -15,7 +15,7 @@ from service.database import Database, Transaction
 from service.oms import FIRST_BYTE_WITHIN_S, Oms, Unread
 from service.outcome import BadShape, Command, CommandAnswer, Reading, Throttled
 from service.policy import Verdict, View
-from service.snapshot import LoggedTransition, PackageSnapshot
+from service.snapshot import PackageSnapshot, TransitionLog
 from service.worklist import Claim
 
 MAX_READ_AGE_S = 5.0
@@ -123,11 +123,7 @@ class Attendant:
             self._send(claimed, send)
 
     def _decide(
-        self,
-        claimed: Claim,
-        reading: Reading,
-        log: tuple[LoggedTransition, ...] | BadShape | Unread | None,
-        read_ended: float,
+        self, claimed: Claim, reading: Reading, log: TransitionLog | BadShape | Unread | None, read_ended: float
     ) -> _Send | None:
         """One transaction: the verdict with all its traces and, if it commands, the attempt's row."""
         package_id, attempt = claimed.case.package_id, None
@@ -152,13 +148,7 @@ class Attendant:
         _log_look(claimed.case, verdict.case, brake)
         return None if attempt is None else _Send(verdict.case, attempt, first_byte_by)
 
-    def _view(
-        self,
-        transaction: Transaction,
-        claimed: Claim,
-        reading: Reading,
-        log: tuple[LoggedTransition, ...] | None,
-    ) -> View:
+    def _view(self, transaction: Transaction, claimed: Claim, reading: Reading, log: TransitionLog | None) -> View:
         settings = self.settings
         view = View(
             case=claimed.case,

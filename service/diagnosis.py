@@ -21,7 +21,7 @@ from service.outcome import (
     Throttled,
     Unauthorised,
 )
-from service.snapshot import Items, LoggedTransition, PackageSnapshot
+from service.snapshot import Items, PackageSnapshot, TransitionLog
 from service.wire import PACKAGE_ITEM_STATUS, PACKAGE_STATUS
 from service.words import lasting
 
@@ -372,7 +372,7 @@ def offer(package: PackageSnapshot, settings: Settings) -> list[Finding]:
     return [readable, _problem("command_offered", f"{check.expected}: {check.observed}", mend)]
 
 
-def transition_log(log: tuple[LoggedTransition, ...] | Reading, settings: Settings) -> Finding:
+def transition_log(log: TransitionLog | Reading, settings: Settings) -> Finding:
     """What the log showed of a package that is in Packed, or why it showed nothing."""
     advice = "Give the token's user the right to read it, or correct OMS_LOGS_PATH."
     if isinstance(log, Unauthorised) and log.status == 401:

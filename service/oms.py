@@ -35,8 +35,8 @@ from service.outcome import (
 )
 from service.snapshot import (
     Items,
-    LoggedTransition,
     PackageSnapshot,
+    TransitionLog,
     parse_items,
     parse_listed,
     parse_package,
@@ -253,7 +253,7 @@ class Oms:
             return outcome.classify(answer.status, answer.headers, answer.body, self._wall_clock())
         return Ambiguous(answer.cause) if answer.sent else NotSent(answer.cause)
 
-    def transition_log(self, package_id: int) -> tuple[LoggedTransition, ...] | BadShape | Unread:
+    def transition_log(self, package_id: int) -> TransitionLog | BadShape | Unread:
         """The package's newest logged transitions, or why the log does not show them.
 
         It is optional evidence, and Akinon's pages ask another kind of token for it than for packages: where ours is

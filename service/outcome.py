@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
-from service.snapshot import LoggedTransition, PackageSnapshot
+from service.snapshot import LoggedTransition, PackageSnapshot, TransitionLog
 from service.wire import PACKAGE_STATUS, StateValue, clean
 
 MAX_WORDS = 500
@@ -177,9 +177,7 @@ def names_transition(entry: LoggedTransition, command: Command) -> bool | None:
     return True if command.slug is not None and entry.slug == command.slug else None
 
 
-def last_departure(
-    log: tuple[LoggedTransition, ...], packed: str, since: datetime | None = None
-) -> LoggedTransition | None:
+def last_departure(log: TransitionLog, packed: str, since: datetime | None = None) -> LoggedTransition | None:
     """The newest logged move of the package out of Packed, unless it is known to be older than `since`.
 
     The log may lag, and then its newest departure is one of an earlier stay.
@@ -190,7 +188,7 @@ def last_departure(
     return None
 
 
-def last_entry(log: tuple[LoggedTransition, ...], packed: str) -> LoggedTransition | None:
+def last_entry(log: TransitionLog, packed: str) -> LoggedTransition | None:
     """The newest logged move, if it went into Packed."""
     newest = next((entry for entry in log if entry.new is not None and entry.new.is_of(PACKAGE_STATUS)), None)
     return newest if newest is not None and is_packed(newest.new, packed) else None

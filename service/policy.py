@@ -49,7 +49,7 @@ from service.outcome import (
     Unauthorised,
 )
 from service.rules import FieldMissing, Match
-from service.snapshot import LoggedTransition, PackageSnapshot
+from service.snapshot import LoggedTransition, PackageSnapshot, TransitionLog
 from service.wire import PACKAGE_STATUS, StateValue
 
 POLLING_WINDOW = timedelta(minutes=15)
@@ -84,7 +84,7 @@ class View:
     jitter: float
     read_began_at: datetime | None = None
     attempts: tuple[Attempt, ...] = ()
-    log: tuple[LoggedTransition, ...] | None = None
+    log: TransitionLog | None = None
     shipped_values: frozenset[str] = frozenset()
     shipped_event: bool = False
     cancelled_event: bool = False

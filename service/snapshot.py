@@ -77,6 +77,10 @@ class LoggedTransition:
     at: datetime | None = None
 
 
+# Newest first.
+TransitionLog = tuple[LoggedTransition, ...]
+
+
 class _ItemSchema(TolerantSchema):
     id = Id()
     state = State()
@@ -165,7 +169,7 @@ def parse_items(package_id: int, rows: Sequence[object], announced: int | None =
     return Items(items, _problem(package_id, items, announced))
 
 
-def parse_transitions(package_id: int, rows: Iterable[object]) -> tuple[LoggedTransition, ...]:
+def parse_transitions(package_id: int, rows: Iterable[object]) -> TransitionLog:
     """The package's own entries, newest first; packages and transfer orders share that table."""
     entries = []
     for row in rows:
