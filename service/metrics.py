@@ -14,76 +14,61 @@ Sample = tuple[tuple[str | None, ...], float]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One family. `samples` gives the values of the labels and the number, for each of its lines."""
+    """One family. `value` gives its number or, where it has labels, their values with the number for each."""
 
-    kind: str
     meaning: str
-    samples: Callable[[Vitals], Iterable[Sample]]
+    value: Callable[[Vitals], float | Iterable[Sample]]
     labels: tuple[str, ...] = ()
+    kind: str = "gauge"
 
 
 METRICS: Mapping[str, Metric] = {
     "autoship_packages": Metric(
-        "gauge",
-        "Packages we know, by where they stand.",
-        lambda vitals: vitals.packages.items(),
-        ("state", "reason"),
+        "Packages we know, by where they stand.", lambda vitals: vitals.packages.items(), ("state", "reason")
     ),
     "autoship_deliveries": Metric(
-        "gauge",
         "Deliveries answered 2xx within RETENTION_DAYS, repetitions of a known uuid as duplicate.",
         lambda vitals: [((fate,), count) for fate, count in vitals.deliveries.items()],
         ("fate",),
     ),
     "autoship_attempts": Metric(
-        "gauge",
         "Commands of the last 24 hours by outcome, open without an answer yet.",
         lambda vitals: [((outcome,), count) for outcome, count in vitals.attempts.items()],
         ("outcome",),
     ),
-    "autoship_quarantined": Metric(
-        "gauge", "Bodies of unusable deliveries that are kept.", lambda vitals: _one(vitals.quarantined)
-    ),
+    "autoship_quarantined": Metric("Bodies of unusable deliveries that are kept.", lambda vitals: vitals.quarantined),
     "autoship_unreadable_packages": Metric(
-        "gauge",
-        "Packages whose last six reads or more all failed.",
-        lambda vitals: _one(vitals.unreadable),
+        "Packages whose last six reads or more all failed.", lambda vitals: vitals.unreadable
     ),
     "autoship_oldest_due_seconds": Metric(
-        "gauge",
         "For how long the oldest due package has waited for a worker; 0 where none waits.",
-        lambda vitals: _one(vitals.oldest_due_s),
+        lambda vitals: vitals.oldest_due_s,
     ),
     "autoship_held_up": Metric(
-        "gauge",
         "1 while what is due may rightly wait: for a person, for the OMS, or for its share of OMS_RATE_PER_S.",
-        lambda vitals: _one(vitals.held_up),
+        lambda vitals: vitals.held_up,
     ),
     "autoship_worker_seen_seconds": Metric(
-        "gauge",
         "How long ago a worker was seen; where none ever was, how old the database is.",
-        lambda vitals: _one(vitals.worker_silent_s),
+        lambda vitals: vitals.worker_silent_s,
     ),
     "autoship_last_webhook_timestamp_seconds": Metric(
-        "gauge", "When the last delivery was accepted; 0 for never.", lambda vitals: _at(vitals.last_webhook_at)
+        "When the last delivery was accepted; 0 for never.", lambda vitals: _at(vitals.last_webhook_at)
     ),
     "autoship_last_sweep_timestamp_seconds": Metric(
-        "gauge",
-        "When a sweep last listed all that is Packed; 0 for never.",
-        lambda vitals: _at(vitals.last_sweep_at),
+        "When a sweep last listed all that is Packed; 0 for never.", lambda vitals: _at(vitals.last_sweep_at)
     ),
     "autoship_missed_webhooks_total": Metric(
-        "counter",
         "Packages the sweep found and no webhook announced within an interval.",
-        lambda vitals: _one(vitals.missed),
+        lambda vitals: vitals.missed,
+        kind="counter",
     ),
     "autoship_breaker_open": Metric(
-        "gauge", "1 while the breaker holds commands back.", lambda vitals: _one(vitals.breaker_opened_at is not None)
+        "1 while the breaker holds commands back.", lambda vitals: vitals.breaker_opened_at is not None
     ),
     "autoship_paused": Metric(
-        "gauge",
         "1 while commands are paused, by a person or by SHIP_MAX_PER_HOUR.",
-        lambda vitals: _one(vitals.paused_at is not None),
+        lambda vitals: vitals.paused_at is not None,
     ),
 }
 
@@ -96,18 +81,16 @@ def render(vitals: Vitals) -> str:
 def _family(name: str, metric: Metric, vitals: Vitals) -> Iterable[str]:
     yield f"# HELP {name} {metric.meaning}\n"
     yield f"# TYPE {name} {metric.kind}\n"
-    for values, number in sorted(metric.samples(vitals), key=str):
+    value = metric.value(vitals)
+    samples: Iterable[Sample] = value if isinstance(value, Iterable) else [((), value)]
+    for values, number in sorted(samples, key=str):
         pairs = zip(metric.labels, values, strict=True)
         labels = ",".join(f'{label}="{_escaped(value or "")}"' for label, value in pairs)
         yield f"{name}{{{labels}}} {number:.15g}\n" if labels else f"{name} {number:.15g}\n"
 
 
-def _one(number: float) -> Iterable[Sample]:
-    return [((), float(number))]
-
-
-def _at(moment: datetime | None) -> Iterable[Sample]:
-    return _one(0 if moment is None else moment.timestamp())
+def _at(moment: datetime | None) -> float:
+    return 0 if moment is None else moment.timestamp()
 
 
 def _escaped(value: str) -> str:
