@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -34,13 +35,10 @@ def blueprint(config: Config, database: Database, lookup: Lookup, turn: Turn) ->
     api.add_url_rule("/api/v1/status", view_func=pages.status)
     api.add_url_rule("/api/v1/packages", view_func=pages.listed)
     api.add_url_rule(_PACKAGE, view_func=pages.explained)
-    for path, act in (
-        (f"{_PACKAGE}/recheck", pages.recheck),
-        (f"{_PACKAGE}/dismiss", pages.dismiss),
-        ("/api/v1/control/pause", pages.pause),
-        ("/api/v1/control/resume", pages.resume),
-    ):
-        api.add_url_rule(path, view_func=act, methods=["POST"])
+    for name, act in (("recheck", operator.recheck), ("dismiss", operator.dismiss)):
+        api.add_url_rule(f"{_PACKAGE}/{name}", name, partial(pages.act_on, act), methods=["POST"])
+    for name, brake, paused in (("pause", operator.pause, True), ("resume", operator.resume, False)):
+        api.add_url_rule(f"/api/v1/control/{name}", name, partial(pages.brake, brake, paused=paused), methods=["POST"])
     return api
 
 
@@ -70,33 +68,21 @@ class _Pages:
     def explained(self, package_id: int) -> Response:
         return jsonify(self._lookup.explain(package_id))
 
-    def recheck(self, package_id: int) -> tuple[Response, int]:
-        return self._act_on(operator.recheck, package_id)
-
-    def dismiss(self, package_id: int) -> tuple[Response, int]:
-        return self._act_on(operator.dismiss, package_id)
-
-    def pause(self) -> tuple[Response, int]:
-        return self._brake(operator.pause, paused=True)
-
-    def resume(self) -> tuple[Response, int]:
-        return self._brake(operator.resume, paused=False)
-
-    def _vitals(self) -> Vitals:
-        with self._turn():
-            return vitals.read(self._database, self._config.oms_rate_per_s)
-
-    def _act_on(self, act: Callable[[Database, int, Word], Acted], package_id: int) -> tuple[Response, int]:
+    def act_on(self, act: Callable[[Database, int, Word], Acted], package_id: int) -> tuple[Response, int]:
         word = _word()
         with self._turn():
             acted = act(self._database, checked(package_id), word)
         return jsonify(id=package_id, done=acted.done, text=acted.text), 202
 
-    def _brake(self, act: Callable[[Database, Word], Acted], *, paused: bool) -> tuple[Response, int]:
+    def brake(self, act: Callable[[Database, Word], Acted], *, paused: bool) -> tuple[Response, int]:
         word = _word()
         with self._turn():
             acted = act(self._database, word)
         return jsonify(paused=paused, changed=acted.done), 202
+
+    def _vitals(self) -> Vitals:
+        with self._turn():
+            return vitals.read(self._database, self._config.oms_rate_per_s)
 
 
 def _bearer_check(token: str) -> Callable[[], tuple[Response, int, dict[str, str]] | None]:
