@@ -102,6 +102,12 @@ class _Probe:
         finally:
             self._lock.release()
 
+    def answer(self) -> Response:
+        """The same for the platform."""
+        if (problem := self.problem()) is not None:
+            raise problem
+        return _alive()
+
     def _write(self) -> DatabaseUnavailable | None:
         try:
             with self._turns.take():
@@ -133,7 +139,7 @@ def create_app(config: Config | None = None, database: Database | None = None) -
     app.add_url_rule("/livez", "livez", _alive)
     app.add_url_rule("/healthz", "healthz", _alive)
     probe = _Probe(database, turns)
-    app.add_url_rule("/readyz", "readyz", _readiness(probe))
+    app.add_url_rule("/readyz", "readyz", probe.answer)
     if config.admin_token:
         lookup = Lookup(config, database, turns.take)
         app.register_blueprint(api.blueprint(config, database, lookup, turns.take))
@@ -197,15 +203,6 @@ def _log_receipt(receipt: Receipt, event_type: str | None, secret_index: int | N
 
 def _alive() -> Response:
     return jsonify(status="ok")
-
-
-def _readiness(probe: _Probe) -> Callable[[], Response]:
-    def readyz() -> Response:
-        if (problem := probe.problem()) is not None:
-            raise problem
-        return jsonify(status="ok")
-
-    return readyz
 
 
 def _refused(problem: HTTPException) -> tuple[Response, int]:
