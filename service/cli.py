@@ -403,20 +403,18 @@ def sweep_command(dry_run: bool, adopt: bool, yes: bool, as_json: bool) -> None:
     with closing(_oms(config, database)) as oms:
         # A stale token in somebody's shell must not hold back the workers.
         sweeper = Sweeper(config, database, oms, _pause, _told_listed, may_brake=False)
-        if not dry_run and not adopt:
-            _report_swept(_sweep_at_once(sweeper, adopt=False), as_json)
-            return
-        preview = sweeper.dry_run(adopt=adopt)
-        if dry_run:
-            _report_swept(preview, as_json, done=False)
-            sys.exit(1 if preview.found else 0)
-        for one in preview.found:
-            click.echo(f"{one.package_id:>10}  {one.why}", err=True)
-        _conclude(preview)
-        if not preview.found:
-            return
-        _ask(f"adopt {counted(len(preview.found), 'package')}", yes)
-        _report_swept(_sweep_at_once(sweeper, adopt=True), as_json)
+        if adopt:
+            preview = sweeper.dry_run(adopt=True)
+            for one in preview.found:
+                click.echo(f"{one.package_id:>10}  {one.why}", err=True)
+            _conclude(preview)
+            if not preview.found:
+                return
+            _ask(f"adopt {counted(len(preview.found), 'package')}", yes)
+        swept = sweeper.dry_run() if dry_run else _sweep_at_once(sweeper, adopt)
+        _report_swept(swept, as_json, done=not dry_run)
+    if dry_run and swept.found:
+        sys.exit(1)
 
 
 @main.command("register")
@@ -706,7 +704,7 @@ def _sweep_at_once(sweeper: Sweeper, adopt: bool) -> Swept:
     return swept
 
 
-def _report_swept(swept: Swept, as_json: bool, *, done: bool = True) -> None:
+def _report_swept(swept: Swept, as_json: bool, *, done: bool) -> None:
     for one in swept.found:
         _report(one.package_id, Acted(done, one.why), as_json)
     _conclude(swept)
