@@ -39,18 +39,6 @@ class Alert:
     patience_s: float = 0.0
 
 
-def _breaker(found: Vitals) -> bool:
-    return found.breaker_opened_at is not None and found.breaker_cause != TOKEN_REJECTED
-
-
-def _token_rejected(found: Vitals) -> bool:
-    return found.breaker_opened_at is not None and found.breaker_cause == TOKEN_REJECTED
-
-
-def _capped(found: Vitals) -> bool:
-    return found.paused_at is not None and not found.paused_by_person
-
-
 def _forgotten_pause(found: Vitals) -> int:
     """What waits behind a pause that a person made long ago."""
     long_ago = found.paused_at is not None and found.now - found.paused_at >= LONG_WAIT
@@ -97,13 +85,13 @@ ALERTS: Mapping[str, Alert] = {
         "Look for brake.changed in the logs for the cause: a right that the token's user lacks, or OMS_BASE_URL "
         "answering with a redirect. It closes by itself with the first good answer, or with: autoship resume",
         "brake.changed",
-        _breaker,
+        lambda found: found.breaker_cause not in (None, TOKEN_REJECTED),
     ),
     "token_rejected": Alert(
         "the OMS does not accept the token (401)",
         AFTER_401,
         "brake.changed",
-        _token_rejected,
+        lambda found: found.breaker_cause == TOKEN_REJECTED,
     ),
     "oms_unreadable": Alert(
         "the OMS gives no usable answer",
@@ -123,7 +111,7 @@ ALERTS: Mapping[str, Alert] = {
         "paused: SHIP_MAX_PER_HOUR was reached",
         AFTER_CAP,
         "brake.changed",
-        _capped,
+        lambda found: found.paused_at is not None and not found.paused_by_person,
     ),
     "paused": Alert(
         "commands have been paused for half an hour, and packages wait",
