@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -138,20 +139,18 @@ class _Console:
     def sign_in(self) -> Page:
         """The way in. A wrong token is answered alike whatever else is wrong."""
         package_id, name = id_in(request.values.get("package", "")), tidy(request.form.get("name", ""), MAX_NAME)
+        page = partial(render_template, "sign_in.html", package_id=package_id, typed=name)
         if request.method == "GET":
-            return render_template("sign_in.html", package_id=package_id)
+            return page()
         if not self._tries.take():
             _REFUSED.emit(reason="too_many")
-            problem = "Too many wrong tokens. Wait some seconds, then try again."
-            return render_template("sign_in.html", package_id=package_id, typed=name, problem=problem), 429, _RETRY
+            return page(problem="Too many wrong tokens. Wait some seconds, then try again."), 429, _RETRY
         if not hmac.compare_digest(request.form.get("token", "").strip().encode(), self._config.admin_token.encode()):
             _REFUSED.emit(reason="token")
-            problem = "That is not the token. It is what ADMIN_TOKEN is set to."
-            return render_template("sign_in.html", package_id=package_id, typed=name, problem=problem), 403
+            return page(problem="That is not the token. It is what ADMIN_TOKEN is set to."), 403
         self._tries.give_back()
         if not name:
-            problem = "Type your name: it is kept with what you do here."
-            return render_template("sign_in.html", package_id=package_id, problem=problem), 400
+            return page(problem="Type your name: it is kept with what you do here."), 400
         signin.begin(name)
         _SIGNED_IN.emit()
         return _see_other("console.package", package_id=package_id) if package_id else _see_other("console.start")
