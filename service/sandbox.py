@@ -211,7 +211,7 @@ class StandInOms:
     def ship_by_hand(self, package_id: int) -> None:
         """A person presses Ship."""
         items = [self.shipped] * len(self.packages[package_id].items)
-        self._move(package_id, self.shipped, items, "package.status.shipped", transition=self.transition_id + 1)
+        self._move(package_id, self.shipped, items, "package.status.shipped", self.transition_id + 1)
 
     # The service.
 
@@ -301,21 +301,14 @@ class StandInOms:
     def apply(self, package_id: int) -> None:
         """The command's effect."""
         items = [self.shipped] * len(self.packages[package_id].items)
-        self._move(package_id, self.shipped, items, "package.status.shipped", self.transition_id, by_command=True)
+        self._move(package_id, self.shipped, items, "package.status.shipped", self.transition_id)
 
     def _move(
-        self,
-        package_id: int,
-        new: str,
-        items: list[str] | None,
-        event_type: str | None,
-        transition: int | None = None,
-        *,
-        by_command: bool = False,
+        self, package_id: int, new: str, items: list[str] | None, event_type: str | None, transition: int | None = None
     ) -> None:
         with self._lock:
             package = self.packages[package_id]
-            self.applied.append(Applied(package_id, package.state, new, by_command))
+            self.applied.append(Applied(package_id, package.state, new, by_command=transition == self.transition_id))
             command = None if transition is None else {"slug": "PKG_STATE_TRANSITION", "transition_id": transition}
             entry = {
                 "id": len(self.logs) + 1,
