@@ -204,10 +204,6 @@ class StandInOms:
         """Cancels a package."""
         self._move(package_id, CANCELLED, None, "package.status.cancelled")
 
-    def unpack(self, package_id: int) -> None:
-        """Back from Packed to Ready for Packaging."""
-        self._move(package_id, READY, None, None)
-
     def ship_by_hand(self, package_id: int) -> None:
         """A person presses Ship."""
         items = [self.shipped] * len(self.packages[package_id].items)
@@ -242,14 +238,6 @@ class StandInOms:
         with self._lock:
             self.received.append(Received(request.operation, _id_in(request.path), request.body, status))
 
-    def commands_for(self, package_id: int) -> int:
-        """How many commands for a package arrived, whatever they were answered."""
-        return sum(one.operation == "command" and one.package_id == package_id for one in self.received)
-
-    def shipped_by_command(self, package_id: int) -> int:
-        """How often a command moved this package to shipped."""
-        return sum(one.package_id == package_id and one.by_command for one in self.applied)
-
     def document(self, package: Package) -> dict[str, Any]:
         """The package as the package service and the webhook show it; the customer is made up."""
         offered = [{"id": 7, "transition": self.transition_id, "slug": self.slug, "name": "Ship"}]
@@ -271,11 +259,6 @@ class StandInOms:
         if self.inline_items:
             document["packageitem_set"] = self._items_of(package)
         return document
-
-    def revoke_token(self) -> None:
-        """Only the next login gives a token that is accepted."""
-        with self._lock:
-            self.token = f"{self.token}+"
 
     def _log_in(self, request: Request) -> Response:
         if json.loads(request.body) != {"username": "autoship", "password": self.password}:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from service.sandbox import Request, Response, StandInOms
+from service.sandbox import READY, Request, Response, StandInOms
 
 Outcome = Response | Callable[[socket.socket], None]
 Fault = Callable[["FaultyOms", Request], Outcome]
@@ -56,6 +56,23 @@ class FaultyOms(StandInOms):
         response = super().answer(request)
         assert isinstance(response, Response)
         return response
+
+    def unpack(self, package_id: int) -> None:
+        """Back from Packed to Ready for Packaging."""
+        self._move(package_id, READY, None, None)
+
+    def revoke_token(self) -> None:
+        """Only the next login gives a token that is accepted."""
+        with self._lock:
+            self.token = f"{self.token}+"
+
+    def commands_for(self, package_id: int) -> int:
+        """How many commands for a package arrived, whatever they were answered."""
+        return sum(one.operation == "command" and one.package_id == package_id for one in self.received)
+
+    def shipped_by_command(self, package_id: int) -> int:
+        """How often a command moved this package to shipped."""
+        return sum(one.package_id == package_id and one.by_command for one in self.applied)
 
 
 def answers(status: int, body: bytes = b"", **headers: str) -> Fault:
