@@ -65,8 +65,6 @@ class Package:
     state: str
     items: list[str]
     channel_name: str = "Shop"
-    payment_type: str = "credit_card"
-    erp_code: str = "369"
     lag: int = 0
     modified_at: datetime = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -131,13 +129,12 @@ class Target:
 
 @dataclass(slots=True)
 class Sent:
-    """One event of the sender and how each of its deliveries was answered."""
+    """One event of the sender."""
 
     event_uuid: str
     event_type: str
     package_id: int
     document: Mapping[str, Any] | None = None
-    statuses: list[int | None] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -145,9 +142,7 @@ class StandInOms:
     """The OMS. All methods may be called from any thread.
 
     What the documentation leaves open is made up: error bodies, the state after Packed, what stands in `commands`.
-    `offers`: whether a packed package lists our command; if not, the list is empty as in the only published sample.
-    `duplicates` is the share of events sent again under their uuid, `doubles` the share sent
-    again under a fresh one.
+    `duplicates` is the share of events sent again under their uuid, `doubles` that under a fresh one.
     """
 
     token: str = "sandbox-token"
@@ -156,11 +151,9 @@ class StandInOms:
     slug: str = "ship-without-integration"
     shipped: str = ""
     inline_items: bool = True
-    offers: bool = True
     page_size: int = 20
     duplicates: float = 0.0
     doubles: float = 0.0
-    retry_unit_s: float = 1.0
     rng: random.Random = field(default_factory=random.Random)
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
@@ -246,15 +239,15 @@ class StandInOms:
             "city": "\u0130stanbul",
             "state": _state(package.state, _PACKAGE_STATUS),
             "number": f"{package.package_id:09}",
-            "commands": offered if self.offers and package.state == PACKED else [],
+            "commands": offered if package.state == PACKED else [],
             "shipment": None,
             "order_notes": "Leave it with Zeynep Canary, +90 555 000 00 00",
             "channel_name": package.channel_name,
             "order_number": f"{package.package_id:011}",
-            "payment_type": package.payment_type,
+            "payment_type": "credit_card",
             "modified_date": _stamp(package.modified_at),
             "invoice_number": None,
-            "stock_location": {"id": 1, "erp_code": package.erp_code, "address": {"line": "Canary Street 1"}},
+            "stock_location": {"id": 1, "erp_code": "369", "address": {"line": "Canary Street 1"}},
         }
         if self.inline_items:
             document["packageitem_set"] = self._items_of(package)
@@ -401,10 +394,6 @@ class StandInOms:
         if self._sender is not None:
             self._sender.stop()
 
-    def is_idle(self) -> bool:
-        """Whether every event that was announced has been delivered or given up."""
-        return self._sender is not None and self._sender.is_idle()
-
     def send(self, package_id: int, event_type: str, document: Mapping[str, Any] | None = None) -> Sent:
         """An event under a fresh uuid. Without a document the package is shown as it is at the first attempt."""
         with self._lock:
@@ -432,21 +421,13 @@ class _Sender:
         self._oms = oms
         self._due: PriorityQueue[tuple[float, int, Sent, Target, int]] = PriorityQueue()
         self._stopping = threading.Event()
-        self._pending = 0
-        self._sequence = 0
-        self._lock = threading.Lock()
+        self._sequence = count()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self._THREADS)]
         for thread in self._threads:
             thread.start()
 
     def post(self, sent: Sent, target: Target, retries: int = 0, delay_s: float = 0.0) -> None:
-        with self._lock:
-            self._pending += 1
-            self._sequence += 1
-            self._due.put((time.monotonic() + delay_s, self._sequence, sent, target, retries))
-
-    def is_idle(self) -> bool:
-        return self._pending == 0
+        self._due.put((time.monotonic() + delay_s, next(self._sequence), sent, target, retries))
 
     def stop(self) -> None:
         self._stopping.set()
@@ -464,8 +445,6 @@ class _Sender:
                 self._stopping.wait(0.01)
                 continue
             self._deliver(sent, target, retries)
-            with self._lock:
-                self._pending -= 1
 
     def _deliver(self, sent: Sent, target: Target, retries: int) -> None:
         if sent.document is None:
@@ -476,9 +455,8 @@ class _Sender:
         body = sender.encode(sent.event_type, sent.event_uuid, sent.document)
         headers = sender.headers(sent.event_type, body, target.secret, target.headers)
         status = sender.post(target.url, body, headers)
-        sent.statuses.append(status)
         if (status is None or status >= 400) and retries < _MOST_RETRIES:
-            self.post(sent, target, retries + 1, self._oms.retry_unit_s * 2**retries)
+            self.post(sent, target, retries + 1, delay_s=2**retries)
 
 
 class Server:
