@@ -43,21 +43,28 @@ class Lookup:
         with self._turn():
             told = explain.stored(self._database, package_id)
         if told is None:
-            with self._oms() as oms:
-                told = explain.unseen(self._database, oms, self._config.settings, package_id)
+            told = self._unseen(package_id)
             if told["would"] is None:
                 raise NotFound(f"Neither we nor the OMS know package {package_id}.")
         return told
 
-    @contextmanager
-    def _oms(self) -> Iterator[Oms]:
-        if not self._oms_is_free.acquire(timeout=OMS_PATIENCE_S):
-            raise ServiceUnavailable
-        try:
-            with closing(Oms(self._config.oms, credentials(self._config.oms, self._database))) as oms:
-                yield oms
-        finally:
-            self._oms_is_free.release()
+    def _unseen(self, package_id: int) -> dict[str, Any]:
+        token = credentials(self._config.oms, self._database)
+        with taken(self._oms_is_free, OMS_PATIENCE_S, ServiceUnavailable), closing(Oms(self._config.oms, token)) as oms:
+            return explain.unseen(self._database, oms, self._config.settings, package_id)
+
+
+@contextmanager
+def taken(
+    right: threading.Lock | threading.Semaphore, patience_s: float, otherwise: Callable[[], Exception]
+) -> Iterator[None]:
+    """The right to something that not everybody may use at a time; raises `otherwise` where it takes too long."""
+    if not right.acquire(timeout=patience_s):
+        raise otherwise()
+    try:
+        yield
+    finally:
+        right.release()
 
 
 def checked(package_id: int) -> int:

@@ -6,9 +6,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 
 from flask import Flask, Request, Response, jsonify, request
 from gunicorn.http.errors import ParseException
@@ -22,7 +22,7 @@ from service.delivery import Delivery
 from service.errors import DatabaseUnavailable, DeliveryRejected, OmsUnreachable
 from service.hooks import RECEIVER_PATH
 from service.inbox import Receipt
-from service.lookup import Lookup
+from service.lookup import Lookup, Turn, taken
 
 MAX_BODY_BYTES = 1024 * 1024
 RETRY_AFTER_S = 5
@@ -62,28 +62,12 @@ _RECEIVED: Mapping[str, logs.Event] = {
 }
 
 
-class _Turns:
-    """Lets so many requests use the database at a time; the others wait, and not for long."""
-
-    def __init__(self) -> None:
-        self._free = threading.BoundedSemaphore(TURNS)
-
-    @contextmanager
-    def take(self) -> Iterator[None]:
-        if not self._free.acquire(timeout=TURN_PATIENCE_S):
-            raise DatabaseUnavailable("the database does not keep up")
-        try:
-            yield
-        finally:
-            self._free.release()
-
-
 class _Probe:
     """A trial write. Anybody may ask, any number at a time: whoever waits shares the next one."""
 
-    def __init__(self, database: Database, turns: _Turns) -> None:
+    def __init__(self, database: Database, turn: Turn) -> None:
         self._database = database
-        self._turns = turns
+        self._turn = turn
         self._lock = threading.Lock()
         self._began_at = -math.inf
         self._found: DatabaseUnavailable | None = None
@@ -93,7 +77,7 @@ class _Probe:
         came_at = time.monotonic()
         # A commit may hang for as long as a standby is away, and whoever asks keeps a thread of the server.
         if not self._lock.acquire(timeout=PATIENCE_S):
-            return DatabaseUnavailable("the database does not keep up")
+            return _too_slow()
         try:
             if self._began_at <= came_at:
                 self._began_at = time.monotonic()
@@ -110,7 +94,7 @@ class _Probe:
 
     def _write(self) -> DatabaseUnavailable | None:
         try:
-            with self._turns.take():
+            with self._turn():
                 self._database.probe_write()
         except DatabaseUnavailable as problem:
             return problem
@@ -123,7 +107,7 @@ def create_app(config: Config | None = None, database: Database | None = None) -
         config = configuration.load(configuration.environment())
         logs.configure(config)
     database = database or Database(config.database_url, patience_s=DATABASE_PATIENCE_S)
-    turns = _Turns()
+    turn = partial(taken, threading.BoundedSemaphore(TURNS), TURN_PATIENCE_S, _too_slow)
     app = Flask("service", static_folder=None)
     # Never a redirect: senders that follow one repeat a POST as a GET.
     app.url_map.strict_slashes = False
@@ -132,18 +116,18 @@ def create_app(config: Config | None = None, database: Database | None = None) -
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     app.add_url_rule(
         RECEIVER_PATH,
-        view_func=_receiver(config, database, turns),
+        view_func=_receiver(config, database, turn),
         methods=["POST"],
         provide_automatic_options=False,
     )
     app.add_url_rule("/livez", "livez", _alive)
     app.add_url_rule("/healthz", "healthz", _alive)
-    probe = _Probe(database, turns)
+    probe = _Probe(database, turn)
     app.add_url_rule("/readyz", "readyz", probe.answer)
     if config.admin_token:
-        lookup = Lookup(config, database, turns.take)
-        app.register_blueprint(api.blueprint(config, database, lookup, turns.take))
-        console.install(app, config, database, lookup, turns.take, probe.problem)
+        lookup = Lookup(config, database, turn)
+        app.register_blueprint(api.blueprint(config, database, lookup, turn))
+        console.install(app, config, database, lookup, turn, probe.problem)
     app.register_error_handler(HTTPException, _refused)
     app.register_error_handler(ParseException, lambda problem: _error(400, "bad_request"))
     app.register_error_handler(DeliveryRejected, _rejected)
@@ -153,13 +137,13 @@ def create_app(config: Config | None = None, database: Database | None = None) -
     return app
 
 
-def _receiver(config: Config, database: Database, turns: _Turns) -> Callable[[], tuple[Response, int]]:
+def _receiver(config: Config, database: Database, turn: Turn) -> Callable[[], tuple[Response, int]]:
     def receive() -> tuple[Response, int]:
         body = _body(request)
         headers = {name.lower(): value for name, value in request.headers}
         secret_index = delivery.authenticate(headers, body, config.authentication)
         read = delivery.read(headers.get("content-type"), body, secret_index)
-        with turns.take():
+        with turn():
             if isinstance(read, Delivery):
                 receipt = inbox.accept(database, read, config.settings)
             else:
@@ -214,6 +198,10 @@ def _refused(problem: HTTPException) -> tuple[Response, int]:
 def _rejected(problem: DeliveryRejected) -> tuple[Response, int]:
     logs.DELIVERY_REJECTED.emit(http_status=problem.status, reason=problem.reason)
     return _error(problem.status, problem.reason)
+
+
+def _too_slow() -> DatabaseUnavailable:
+    return DatabaseUnavailable("the database does not keep up")
 
 
 def _unavailable(problem: DatabaseUnavailable) -> tuple[Response, int, dict[str, str]]:
