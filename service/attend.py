@@ -270,8 +270,5 @@ def _log_look(before: Case, after: Case, brake: str | None) -> None:
     moved = (before.state, before.reason, before.episode) != (after.state, after.reason, after.episode)
     if moved and after.state is not CaseState.SHIPPING:  # the command's own lines tell that
         _MOVED[after.state].emit(
-            package_id=after.package_id,
-            reason=after.reason,
-            evidence=after.evidence,
-            episode=after.episode,
+            package_id=after.package_id, reason=after.reason, evidence=after.evidence, episode=after.episode
         )

@@ -320,12 +320,7 @@ class Database:
     lock, a statement or a connection is waited for.
     """
 
-    def __init__(
-        self,
-        url: str,
-        clock: Callable[[], datetime] | None = None,
-        patience_s: float = PATIENCE_S,
-    ) -> None:
+    def __init__(self, url: str, clock: Callable[[], datetime] | None = None, patience_s: float = PATIENCE_S) -> None:
         self._url = sa.make_url(url)
         self._engine = _engine(self._url, patience_s)
         self.clock = clock or (_this_machines_time if self.is_sqlite else None)

@@ -592,9 +592,7 @@ class _DeadlineTransport(httpx.BaseTransport):
 
     def __init__(self, line: _Line) -> None:
         self._pool = httpcore.ConnectionPool(
-            ssl_context=httpcore.default_ssl_context(),
-            max_connections=1,
-            network_backend=_DeadlineBackend(line),
+            ssl_context=httpcore.default_ssl_context(), max_connections=1, network_backend=_DeadlineBackend(line)
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:

@@ -361,14 +361,8 @@ class StandInOms:
         if any(all(hook[name] == values[name] for name in named) for hook in self.hooks.values()):
             return _json(406, {"code": "webhook_100_2", "en": "Webhook already registered"})
         hook_id = len(self.hooks) + 1
-        usual: dict[str, Any] = {
-            "id": hook_id,
-            "is_active": True,
-            "secret_key": None,
-            "additional_headers": {},
-            "config": {},
-        }
-        self.hooks[hook_id] = usual | dict(values)
+        usual: dict[str, Any] = {"is_active": True, "secret_key": None, "additional_headers": {}, "config": {}}
+        self.hooks[hook_id] = {"id": hook_id} | usual | dict(values)
         return _json(201, self.hooks[hook_id])
 
     def _targets(self, event_type: str) -> list[Target]:

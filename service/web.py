@@ -115,10 +115,7 @@ def create_app(config: Config | None = None, database: Database | None = None) -
     # One more, because a body in chunks is cut there without a word.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     app.add_url_rule(
-        RECEIVER_PATH,
-        view_func=_receiver(config, database, turn),
-        methods=["POST"],
-        provide_automatic_options=False,
+        RECEIVER_PATH, view_func=_receiver(config, database, turn), methods=["POST"], provide_automatic_options=False
     )
     app.add_url_rule("/livez", "livez", _alive)
     app.add_url_rule("/healthz", "healthz", _alive)

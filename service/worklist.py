@@ -40,15 +40,7 @@ _HINTED = {"state": CaseState.WAITING, "hint_seq": 1, "hinted": True}
 _HINTED_AT = ("due_at", "created_at", "changed_at")
 _OMS_TIMES = {"modified_at", "left_modified_at"}
 # Instants that may rightly be in the future; all others say when something was.
-_PLANNED = {
-    "due_at",
-    "leased_until",
-    "command_not_before",
-    "deadline_at",
-    "probe_at",
-    "hold_off_until",
-    "next_slot_at",
-}
+_PLANNED = {"due_at", "leased_until", "command_not_before", "deadline_at", "probe_at", "hold_off_until", "next_slot_at"}
 _FOLLOW_THE_CLOCK = (brakes_table, deliveries, packages, attempts, workers, sweep, login)
 
 
