@@ -13,7 +13,7 @@ from service.brakes import Operation
 from service.case import Attempt, Case, CaseState, Note, Reason, Settings, is_packed, named
 from service.database import Database, Transaction
 from service.oms import FIRST_BYTE_WITHIN_S, Oms, Unread
-from service.outcome import BadShape, Command, CommandAnswer, Reading, Throttled
+from service.outcome import BadShape, Command, Reading, Throttled
 from service.policy import Verdict, View
 from service.snapshot import PackageSnapshot, TransitionLog
 from service.worklist import Claim
@@ -227,15 +227,23 @@ class Attendant:
         case, attempt = send.case, send.attempt
         _SENDING.emit(package_id=case.package_id, attempt_id=attempt.attempt_id, episode=case.episode)
         answer = self.oms.command(case.package_id, attempt.command, send.first_byte_by)
+        # Without the OMS's words, which may quote anything: they stand in the attempt's row alone.
+        cause, http_status = getattr(answer, "cause", None), getattr(answer, "status", None)
         with self.database.transaction() as transaction:
             brake = brakes.note_answer(transaction, case.package_id, Operation.COMMAND, answer)
             view = View(case=case, settings=self.settings, now=transaction.now, jitter=self.jitter())
             verdict, answered = policy.after_command(view, attempt, answer)
             ours = worklist.release(transaction, claimed, verdict.case, verdict.next_look_at)
             journal.record_answer(transaction, answered, answer)
-            answer_note = Note("answer", f"attempt {attempt.attempt_id}: {_described(answered, answer)}")
-            journal.note(transaction, case.package_id, (answer_note, *verdict.notes))
-        _log_answer(case, answered, answer)
+            told = f"attempt {attempt.attempt_id}: {answered.outcome} ({cause or http_status})"
+            journal.note(transaction, case.package_id, (Note("answer", told), *verdict.notes))
+        _ANSWERED.emit(
+            package_id=case.package_id,
+            attempt_id=attempt.attempt_id,
+            outcome=answered.outcome,
+            http_status=http_status,
+            cause=cause,
+        )
         _log_look(case, verdict.case if ours else case, brake)
         if not ours:
             raise _LeaseLost
@@ -244,22 +252,6 @@ class Attendant:
 def _release(transaction: Transaction, claimed: Claim, verdict: Verdict) -> None:
     if not worklist.release(transaction, claimed, verdict.case, verdict.next_look_at):
         raise _LeaseLost
-
-
-def _described(attempt: Attempt, answer: CommandAnswer) -> str:
-    """Without the OMS's words, which may quote anything: they stand in the attempt's row alone."""
-    detail = getattr(answer, "cause", None) or getattr(answer, "status", "")
-    return f"{attempt.outcome} ({detail})"
-
-
-def _log_answer(case: Case, answered: Attempt, answer: CommandAnswer) -> None:
-    _ANSWERED.emit(
-        package_id=case.package_id,
-        attempt_id=answered.attempt_id,
-        outcome=answered.outcome,
-        http_status=getattr(answer, "status", None),
-        cause=getattr(answer, "cause", None),
-    )
 
 
 def _log_look(before: Case, after: Case, brake: str | None) -> None:
