@@ -47,6 +47,7 @@ _LISTEN_FOR_S = 0.5
 _LOG_BYTES = 16 * 1024 * 1024
 # What looks like a defect of ours but is a database that is not, or not yet again, as it was migrated.
 _INSUFFICIENT_PRIVILEGE, _UNDEFINED_TABLE = "42501", "42P01"
+_READ_ONLY = "25006"
 
 
 class Instant(sa.types.TypeDecorator[datetime]):
@@ -553,6 +554,7 @@ def _engine(url: sa.URL, patience_s: float) -> Engine:
         return engine
     engine = sa.create_engine(url, connect_args=_postgresql_arguments(url, int(patience_s * 1000)), **options)
     event.listen(engine, "checkout", _refuse_closed)
+    event.listen(engine, "handle_error", _leave_standby)
     return engine
 
 
@@ -587,6 +589,12 @@ def _refuse_closed(connection: Any, pooled: ConnectionPoolEntry, _: object) -> N
     if pooled.info.get("used") and waiting.poll(0):
         raise sa.exc.InvalidatePoolError
     pooled.info["used"] = True
+
+
+def _leave_standby(context: sa.ExceptionContext) -> None:
+    # After a failover the address leads to another server; a connection to the old one, a standby now, stays there.
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def _remember_file(_: sa.Dialect, pooled: ConnectionPoolEntry, arguments: Sequence[str], __: object) -> None:

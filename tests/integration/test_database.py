@@ -176,6 +176,20 @@ def test_writers_wait_for_each_other_also_where_the_server_isolates_more_by_defa
 
 
 @on_postgresql
+def test_connections_to_a_server_that_became_a_standby_are_given_up(
+    database: Database, database_url: str, postgres_url: str
+) -> None:
+    """After a failover: those made while the address still led there take no writes for good, new ones do."""
+    name = sa.make_url(database_url).database
+    database.dispose()
+    postgres.administer(postgres_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with pytest.raises(DatabaseUnavailable, match="read-only"):
+        database.probe_write()
+    postgres.administer(postgres_url, f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    database.probe_write()
+
+
+@on_postgresql
 def test_a_process_that_froze_does_not_keep_its_locks(database_url: str, database: Database) -> None:
     def freeze() -> None:
         with Database(database_url, patience_s=0.5).transaction() as frozen:
