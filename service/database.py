@@ -565,8 +565,10 @@ def _postgresql_arguments(url: sa.URL, patience_ms: int) -> dict[str, Any]:
         # A process that froze within a transaction must not keep its locks.
         "idle_in_transaction_session_timeout": patience_ms + 1000,
         "timezone": "UTC",
-        # Whoever waited for a row goes on with what it holds by then, whatever this server does by default.
+        # Whatever this server does by default: who waited for a row goes on with what it holds by then, and what was
+        # committed is on the disk before anybody acts on it.
         "default_transaction_isolation": r"read\ committed",
+        "synchronous_commit": "on",
     }
     # Those of the URL first, such as a search_path: what is given here takes their place.
     given = url.normalized_query.get("options", ())

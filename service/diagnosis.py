@@ -177,11 +177,10 @@ def durable_file(kind: str | None) -> Finding:
     return _ok("database_durable", f"a file on this machine's disk ({kind})")
 
 
-def durable_server(settings: Mapping[str, str]) -> Finding:
+def durable_server(fsync: str) -> Finding:
     """Whether what PostgreSQL commits outlives a crash of its machine."""
-    careless = [f"{name} is off" for name, value in settings.items() if value == "off"]
-    if careless:
-        what = f"a PostgreSQL server that forgets: {', '.join(careless)}"
+    if fsync == "off":
+        what = "a PostgreSQL server that forgets: fsync is off"
         return _problem("database_durable", what, "Switch it on in PostgreSQL's configuration.")
     return _ok("database_durable", "a PostgreSQL server that writes before it answers")
 

@@ -29,7 +29,6 @@ from service.snapshot import Items, PackageSnapshot
 
 # Linux's list of what is mounted where; elsewhere there is none.
 MOUNTS = Path("/proc/self/mountinfo")
-_WRITES_FIRST = ("fsync", "synchronous_commit")
 
 
 def examine(environ: Mapping[str, str]) -> list[Finding]:
@@ -84,8 +83,8 @@ def _durability(config: Config, database: Database) -> Finding:
         mounts = MOUNTS.read_text(encoding="utf-8") if MOUNTS.exists() else ""
         return diagnosis.durable_file(diagnosis.file_system(str(file), mounts))
     with database.reading() as transaction:
-        shown = {name: transaction.execute(sa.text(f"SHOW {name}")).scalar_one() for name in _WRITES_FIRST}
-    return diagnosis.durable_server(shown)
+        fsync = transaction.execute(sa.text("SHOW fsync")).scalar_one()
+    return diagnosis.durable_server(fsync)
 
 
 def _problem_of(config: Config, database: Database) -> DatabaseProblem | None:

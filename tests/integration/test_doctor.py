@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from service import brakes, doctor, operator, sandbox
+from service import brakes, diagnosis, doctor, operator, sandbox
 from service.brakes import Operation
 from service.database import Database, deliveries, deployment, workers
-from service.diagnosis import CHECKS
+from service.diagnosis import CHECKS, Judgement
 from service.operator import Word
 from service.outcome import Misconfigured, Throttled, Unauthorised
 from service.sandbox import Request, Response
@@ -424,15 +424,6 @@ def test_where_nothing_says_what_is_mounted_the_disk_is_unknown(examined: Callab
     assert judged(examined("--json")) == {"database_durable": "unknown: a file, on what kind of disk is not known here"}
 
 
-@on_postgresql
-def test_a_server_that_answers_before_it_has_written_is_found(
-    examined: Callable[..., Ended], database_url: str
-) -> None:
-    careless = Database(database_url)
-    with careless.transaction() as transaction:
-        name = transaction.execute(sa.select(sa.func.current_database())).scalar_one()
-        transaction.execute(sa.text(f'ALTER DATABASE "{name}" SET synchronous_commit = off'))
-    careless.dispose()
-    assert judged(examined("--json")) == {
-        "database_durable": "problem: a PostgreSQL server that forgets: synchronous_commit is off"
-    }
+def test_a_server_that_answers_before_it_has_written_is_found() -> None:
+    found = diagnosis.durable_server("off")
+    assert (found.judgement, found.what) == (Judgement.PROBLEM, "a PostgreSQL server that forgets: fsync is off")

@@ -27,7 +27,7 @@ from service.config import Config
 from service.database import Database, deliveries, metadata, packages, quarantine
 from service.sandbox import Request
 from service.web import MAX_BODY_BYTES, create_app
-from tests import oms_faults
+from tests import oms_faults, postgres
 from tests.conftest import SECRET, a_document, deliver, locked, on_postgresql, on_sqlite, signed
 from tests.integration.conftest import Clock, Floor
 from tests.oms_faults import FaultyOms, Outcome
@@ -418,6 +418,17 @@ def test_a_commit_is_on_the_disk_before_it_returns(database: Database) -> None:
     with database.reading() as transaction:
         for pragma, wanted in (("synchronous", 2), ("journal_mode", "wal")):
             assert transaction.execute(sa.text(f"PRAGMA {pragma}")).scalar() == wanted
+
+
+@on_postgresql
+def test_a_commit_is_on_the_disk_before_it_returns_also_where_the_server_forgets_by_default(
+    database: Database, database_url: str
+) -> None:
+    name = sa.make_url(database_url).database
+    database.dispose()
+    postgres.administer(database_url, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    with database.reading() as transaction:
+        assert transaction.execute(sa.text("SHOW synchronous_commit")).scalar() == "on"
 
 
 def test_no_delivery_makes_the_web_process_talk_to_the_oms(
