@@ -86,8 +86,13 @@ class Site:
 
     def wait_for_commands(self, *callers: str, count: int = 5) -> None:
         """Until each of these pairs has sent so many commands more."""
-        reached = {who: self._commands_of(who) + count for who in callers}
-        wait_until(lambda: all(self._commands_of(who) >= least for who, least in reached.items()))
+        reached = {who: self.commands_of(who) + count for who in callers}
+        wait_until(lambda: all(self.commands_of(who) >= least for who, least in reached.items()))
+
+    def commands_of(self, who: str) -> int:
+        """How many commands this pair has sent."""
+        touches = [touch for of_one in list(self.oms.touches.values()) for touch in list(of_one)]
+        return sum((touch.who, touch.operation) == (who, "command") for touch in touches)
 
     def settled(self, *, by_the_ledger_alone: bool = False) -> Judgement:
         """People stop; what came of it, once nothing is wrong any more or our patience ends."""
@@ -129,10 +134,6 @@ class Site:
 
     def _on_the_table(self) -> int:
         return sum(package.state == PACKED for package in list(self.oms.packages.values()))
-
-    def _commands_of(self, who: str) -> int:
-        touches = [touch for of_one in list(self.oms.touches.values()) for touch in list(of_one)]
-        return sum((touch.who, touch.operation) == (who, "command") for touch in touches)
 
 
 @contextmanager

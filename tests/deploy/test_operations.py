@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from service import database as schema
 from service.database import deliveries, workers
+from service.sandbox import PACKED, READY
 from tests import commands, postgres
 from tests.conftest import MINIMAL, SECRET
 from tests.deploy.rehearsal import CLEAN, ROOT, Site, carry_out, furnish, opened
@@ -29,6 +30,8 @@ def upgrade() -> None:
     op.add_column("packages", sa.Column("of_the_newer", sa.Text()))
 """
 NEW_SECRET = "the-next-secret"
+# A package that a person dismisses after the backup.
+LEFT_ALONE = 1_000_000
 
 
 @pytest.fixture
@@ -149,20 +152,43 @@ def _restore(
 ) -> None:
     lost = site.start("lost")
     site.open()
+    site.oms.create(LEFT_ALONE, [READY, READY])
+    site.oms.pack(LEFT_ALONE, [PACKED, READY])
     site.wait_for_commands("lost")
+    wait_until(lambda: LEFT_ALONE in _listed(site, "items_mixed"))
     done = carry_out(f"Back up {kind}", site.folder, backed_up)
     assert (done.returncode, done.stderr) == (0, "")
+    _operate(site, "dismiss", str(LEFT_ALONE))
+    site.oms.set_items(LEFT_ALONE, [PACKED, PACKED])
     site.wait_for_commands("lost", count=20)
     site.lose(lost)
     turn_to_the_new_one()
     done = carry_out(f"Restore {kind}", site.folder, restored)
     assert (done.returncode, done.stderr) == (0, "")
+    for command in ("migrate", "pause"):
+        _operate(site, command)
     site.start("restored", SWEEP_INTERVAL_S="1")
-    adopted = commands.autoship("sweep", "--adopt", "--yes", cwd=site.folder, **site.variables("operator"))
-    assert adopted.code == 0, adopted.err
+    _operate(site, "sweep")
+    wait_until(lambda: LEFT_ALONE in _listed(site, "brake"))
+    _operate(site, "dismiss", str(LEFT_ALONE))
+    assert site.commands_of("restored") == 0, "nobody has looked at what would be commanded"
+    _operate(site, "resume")
     site.wait_for_commands("restored")
+    assert site.oms.commands_for(LEFT_ALONE) == 0
+    site.oms.ship_by_hand(LEFT_ALONE)
     # Deliveries since the backup are in nobody's books; the packages they spoke of are found by the sweep.
     assert site.settled(by_the_ledger_alone=True) == CLEAN
+
+
+def _operate(site: Site, *arguments: str) -> commands.Ended:
+    """A command of `autoship` that must succeed."""
+    ended = commands.autoship(*arguments, cwd=site.folder, **site.variables("operator"))
+    assert ended.code == 0, ended.err
+    return ended
+
+
+def _listed(site: Site, reason: str) -> list[int]:
+    return [told["id"] for told in _operate(site, "packages", "--reason", reason, "--json").told]
 
 
 def test_all_moves_from_sqlite_to_postgresql_and_the_work_goes_on_there(
