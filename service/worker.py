@@ -33,7 +33,8 @@ FIRST_PRUNE_AFTER_S = 60
 DRAIN_WITHIN_S = 8
 # A claim for one package costs nearly as much as one for eight.
 TOGETHER_S = 0.01
-_LISTEN_AGAIN_AFTER_S = 5
+# Where the database cannot be used: each failure is a line in the log.
+_AGAIN_AFTER_S = 5
 
 _STARTED = logs.declare(
     "worker.started", logging.INFO, "A worker looks for due packages.", ("worker", "version", "mode", "threads")
@@ -103,18 +104,18 @@ class Worker:
             threads=len(threads),
         )
         while self._stop_at is None:
-            self._claim()
-            self._wait(self._database.poll_interval_s)
+            self._wait(self._database.poll_interval_s if self._claim() else _AGAIN_AFTER_S)
         self._stopping.set()
         self._drain(len(threads), self._stop_at + DRAIN_WITHIN_S)
 
-    def _claim(self) -> None:
+    def _claim(self) -> bool:
+        """Takes up what is due and finds a free thread. False where the database cannot be used."""
         most = self._config.oms_concurrency
         free, relooks = most - self._busy, max(1, most // 2) - self._relooks
         try:
             self._beat()
             if free <= 0:
-                return
+                return True
             claims = worklist.claim(
                 self._database,
                 free,
@@ -125,13 +126,14 @@ class Worker:
             )
         except DatabaseUnavailable as problem:
             logs.DATABASE_UNAVAILABLE.emit(where="worker", cause=str(problem))
-            return
+            return False
         self._claimed_at = time.monotonic()
         self._more_expected = len(claims) > 0 and len(claims) in (free, relooks)
         for claimed in claims:
             self._busy += 1
             self._relooks += not claimed.hinted
             self._claimed.put(claimed)
+        return True
 
     def _wait(self, most_s: float) -> None:
         """Until something happened, and counts the looks that finished.
@@ -204,7 +206,7 @@ class Worker:
                 return
             except DatabaseUnavailable as problem:
                 logs.DATABASE_UNAVAILABLE.emit(where="wake-ups", cause=str(problem))
-                time.sleep(_LISTEN_AGAIN_AFTER_S)
+                time.sleep(_AGAIN_AFTER_S)
 
     def _beat(self) -> None:
         """Writes the heartbeat row, once in 10 s."""

@@ -97,6 +97,21 @@ def test_a_crash_of_one_look_stops_no_other(
     assert [record.__dict__["fields"]["package_id"] for record in crashed] == [73]
 
 
+def test_a_worker_without_its_database_writes_a_line_in_some_seconds_not_one_for_each_poll(
+    quick: Callable[..., Config], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_AGAIN_AFTER_S", 2.0)
+
+    def told() -> list[float]:
+        named = [one for one in caplog.records if one.message == "database.unavailable"]
+        return [one.created for one in named if one.__dict__["fields"]["where"] == "worker"]
+
+    with at_work(quick(DATABASE_URL="postgresql://ayse@127.0.0.1:9/autoship")):
+        wait_until(lambda: len(told()) == 2)
+    first, second = told()
+    assert second - first >= 2.0
+
+
 def test_no_more_is_claimed_than_threads_are_free(
     oms: FaultyOms, quick: Callable[..., Config], database: Database
 ) -> None:
