@@ -22,10 +22,10 @@ from service.sweep import Sweeper
 from service.web import create_app
 from tests.conftest import MINIMAL, a_document, deliver
 from tests.integration.conftest import Clock, beat
-from tests.oms_faults import FaultyOms, Outcome, words
+from tests.oms_faults import FaultyOms, Outcome, shows, words
 
 TOKEN = "a-long-token-for-tests"
-REFUSED, IGNORED, MIXED, NEVER_SEEN, SHIPPED = 301, 302, 311, 950, 100
+REFUSED, IGNORED, MIXED, LONG, NEVER_SEEN, SHIPPED = 301, 302, 311, 313, 950, 100
 HOSTILE = '<script>document.title="owned"</script> "Zeynep" & <b>co</b>'
 SETTINGS = {"ADMIN_TOKEN": TOKEN, "COMMAND_MAX_ATTEMPTS": "2", "SHIP_SLUG": "ship-without-integration"}
 # For tests: nothing is waited for long, and only the console asks for packages never seen.
@@ -36,13 +36,15 @@ Event = tuple[datetime, Callable[[], object]]
 
 @dataclass
 class Warehouse(FaultyOms):
-    """Refuses one package's command in words, and accepts another one's without doing anything."""
+    """Refuses one package's command in words, takes another one's without doing anything, and has a long number."""
 
     def answer(self, request: Request) -> Outcome:
         if request.operation == "command" and f"/{REFUSED}/" in request.path:
             return words(406, HOSTILE)(self, request)
         if request.operation == "command" and f"/{IGNORED}/" in request.path:
             return Response(204)
+        if request.operation == "read" and f"/{LONG}/" in request.path:
+            return shows(order_number="9" * 200)(self, request)
         return super().answer(request)
 
 
