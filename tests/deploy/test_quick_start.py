@@ -90,16 +90,17 @@ def test_the_quick_start_works_as_it_stands_and_the_first_package_ships_within_a
     assert "Package 79: waiting / items_mixed" in told
     record_property("git clone to the first package shipped, in seconds", round(took_s, 1))
     _follow_with_an_oms(reader, port)
+    assert (home / "autoship/var/autoship.env").stat().st_mode & 0o077 == 0
     assert reader.is_at_the_end
     assert took_s < SHIPPED_WITHIN_S
 
 
 def _follow_with_an_oms(reader: Reader, port: str) -> None:
     """The second half of the page, with the address and the token of the stand-in as what only the reader knows."""
-    oms = FaultyOms()
+    oms = FaultyOms(token="t$oken&;#(1)")
     with sandbox.serve(oms) as server:
         own = {"OMS_BASE_URL": server.url, "OMS_TOKEN": oms.token, "SHIP_TRANSITION_ID": str(oms.transition_id)}
-        own["WEBHOOK_SECRETS"] = sandbox.SANDBOX_SECRET
+        own["WEBHOOK_SECRETS"] = secret = "s3cr$t&;#(1)"
         for package_id in (101, 102):
             oms.create(package_id, state=sandbox.PACKED, items=[sandbox.PACKED])
         reader.types(lambda block: _fill_in(block, own))
@@ -110,7 +111,7 @@ def _follow_with_an_oms(reader: Reader, port: str) -> None:
         assert oms.applied == []
         with reader.leaves_running() as screen:
             eventually(lambda: '"event": "worker.started"' in screen(), screen)
-            oms.start(f"http://127.0.0.1:{port}/webhooks/oms/packages")
+            oms.start(f"http://127.0.0.1:{port}/webhooks/oms/packages", secret)
             oms.create(103)
             oms.pack(103)
             eventually(lambda: oms.shipped_by_command(103), screen)
@@ -120,6 +121,6 @@ def _follow_with_an_oms(reader: Reader, port: str) -> None:
 def _fill_in(block: str, values: dict[str, str]) -> str:
     """What a reader puts in the place of the examples; each of them is on the page."""
     for name, value in values.items():
-        block, times = re.subn(rf"^{name}=.*$", f"{name}={value}", block, flags=re.MULTILINE)
+        block, times = re.subn(rf"^{name}=('?)[^'\n]*\1$", rf"{name}=\1{value}\1", block, flags=re.MULTILINE)
         assert times == 1, name
     return block
