@@ -54,7 +54,7 @@ from service.rules import Rule, Rules
 from service.snapshot import PackageSnapshot
 from service.sweep import FILTER_IGNORED, RETRY_AFTER, Sweeper, Swept
 from service.wire import MAX_ID
-from service.words import counted
+from service.words import Words, counted
 
 MIGRATION_WAIT_S = 60.0
 # Longer than what is left of a killed web process holds on to its port: up to 1 s until it notices, then
@@ -806,6 +806,7 @@ def _print_explanation(told: dict[str, Any], zone: tzinfo) -> None:
     timeline = [(_local(zone, entry["at"]), entry["kind"], entry["text"]) for entry in told["timeline"]]
     _print_table("Timeline", (), timeline)
     _print_table("Commands", (), [_attempt_cells(zone, attempt) for attempt in told["attempts"]])
+    _print_zone(zone)
 
 
 def _print_shadow(told: dict[str, Any], zone: tzinfo) -> None:
@@ -825,6 +826,7 @@ def _print_shadow(told: dict[str, Any], zone: tzinfo) -> None:
     _print_table("Disagreements", ("PACKAGE", "WOULD SHIP", "ENDED", "WHAT HAPPENED"), rows)
     if rows:
         click.echo("\nWhere the state it left for means shipped, name that state in SHIPPED_STATUSES.")
+    _print_zone(zone)
 
 
 def _attempt_cells(zone: tzinfo, attempt: Mapping[str, Any]) -> tuple[str, ...]:
@@ -847,5 +849,10 @@ def _print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, 
         )
 
 
+def _print_zone(zone: tzinfo) -> None:
+    """The logs beside it are in UTC."""
+    click.echo(f"\nTimes are of {Words(zone, datetime.now(UTC)).zone_name}.")
+
+
 def _local(zone: tzinfo, at: str) -> str:
-    return datetime.fromisoformat(at).astimezone(zone).strftime("%d %b %H:%M:%S")
+    return datetime.fromisoformat(at).astimezone(zone).strftime("%d %b %Y %H:%M:%S")

@@ -596,6 +596,17 @@ def test_explanation_lines_up(autoship: Autoship, oms: FaultyOms, at_oms: dict[s
         assert all(line[column - 1] == " " and line[column] != " " for line in checks), lines
 
 
+def test_times_are_told_with_their_year_and_their_zone(autoship: Autoship, database: Database) -> None:
+    """Last attempts are kept for good, and the logs beside them are in UTC."""
+    stored(database, 73, state="needs_attention", reason="items_mixed")
+    due_at = datetime(2027, 11, 24, 21, 30, tzinfo=UTC)
+    with database.transaction() as transaction:
+        transaction.execute(sa.update(packages).values(due_at=due_at))
+    lines = autoship("explain", "73").out.splitlines()
+    assert "  Next look: 25 Nov 2027 00:30:00" in lines
+    assert lines[-1] == "Times are of Europe/Istanbul, UTC+03:00."
+
+
 # Real processes.
 
 
@@ -718,7 +729,7 @@ def test_quarantine_is_listed_with_reason_and_time_and_a_body_is_shown_with_a_wa
     put_aside(b"[1]", "not_an_object")
     put_aside(b"x" * (64 * 1024 + 1))
     ended = autoship("quarantine")
-    assert [line.split()[4] for line in ended.out.splitlines()] == ["not_an_object", "too_deep"]
+    assert [line.split()[5] for line in ended.out.splitlines()] == ["not_an_object", "too_deep"]
     assert "3 bytes" in ended.out.splitlines()[0]
     assert "body not kept" in ended.out.splitlines()[1]
     assert ended.err == "2 deliveries\n"

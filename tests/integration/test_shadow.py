@@ -89,7 +89,8 @@ def test_the_command_exits_1_for_a_disagreement_and_0_without_one(shadowed: Floo
     ended = autoship("shadow-report", **variables)
     assert ended.code == 1
     [line] = [line for line in ended.out.splitlines() if "left Packed for PackageStatus 400" in line]
-    assert line.split()[:7] == ["3", "24", "Nov", "15:00:00", "24", "Nov", "16:00:00"]
+    assert line.split()[:9] == ["3", "24", "Nov", "2026", "15:00:00", "24", "Nov", "2026", "16:00:00"]
+    assert ended.out.splitlines()[-1] == "Times are of Europe/Istanbul, UTC+03:00."
     assert "1:00:00 for the median package, 2:00:00 in all" in ended.out
     ended = autoship("shadow-report", "--json", **variables)
     assert (ended.code, ended.told[0]["disagreed"]) == (1, 1)
