@@ -521,7 +521,8 @@ def sign(file: BinaryIO, url: str | None, as_json: bool) -> None:
     required = configuration.load_authentication(_environment())
     body = file.read()
     headers = sender.headers(_event_type(body), body, next(iter(required.secrets), None), _demanded(required))
-    status = None if url is None else sender.post(url, body, headers)
+    answer = None if url is None else sender.post(url, body, headers)
+    status = None if answer is None else answer.status
     text = "\n".join(f"{name}: {value}" for name, value in headers.items())
     _print({"headers": headers, "answered": status}, text, as_json)
     if status is not None:

@@ -204,10 +204,10 @@ def no_public_url() -> Finding:
     return _unknown("public_url", "PUBLIC_URL is not set", "Set it to the address at which the OMS reaches us.")
 
 
-def public_url(status: int | None, *, signed: bool) -> Finding:
-    """`status` is the answer to an empty, unsigned delivery; `signed`: deliveries have to be."""
-    name, expected = "public_url", 401 if signed else 400
-    if status == expected:
+def public_url(status: int | None, expected: int, *, by_us: bool) -> Finding:
+    """`status` is the answer to an empty, unsigned delivery; `by_us`: it is told as Autoship tells it."""
+    name = "public_url"
+    if status == expected and by_us:
         return _ok(name, f"an empty unsigned delivery is refused ({status})")
     if status is None:
         advice = "Check PUBLIC_URL, DNS, certificate and that the web process runs. Inside a cluster it may be closed."
@@ -216,6 +216,9 @@ def public_url(status: int | None, *, signed: bool) -> Finding:
         return _problem(name, f"it redirects ({status})", "Set PUBLIC_URL to where the redirect leads.")
     if 200 <= status < 300:
         return _problem(name, f"it accepts what nobody signed ({status})", "Check that Autoship answers there.")
+    if status == expected:
+        advice = "Check that Autoship answers there: what stands in front of it may keep the OMS out, too."
+        return _problem(name, f"it is not Autoship that refuses an empty delivery ({status})", advice)
     return _problem(name, f"it answers {status} instead of {expected}", "Check that Autoship answers there.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
@@ -14,6 +15,7 @@ from service import config as configuration
 from service.case import is_packed
 from service.config import Config
 from service.database import Database, deliveries, workers
+from service.delivery import Authentication
 from service.diagnosis import DatabaseProblem, Finding
 from service.errors import (
     ConfigurationError,
@@ -56,9 +58,7 @@ def _examine(config: Config, database: Database) -> Iterator[Finding]:
     if config.public_url is None:
         yield diagnosis.no_public_url()
     else:
-        headers = {"Content-Type": "application/json"}
-        status = sender.post(config.public_url + hooks.RECEIVER_PATH, b"", headers, follow_redirects=False)
-        yield diagnosis.public_url(status, signed=bool(config.authentication.secrets))
+        yield _public_url(config.public_url + hooks.RECEIVER_PATH, config.authentication)
     if problem is None:
         with database.reading() as transaction:
             seen_at = transaction.execute(sa.select(sa.func.max(workers.c.seen_at)))
@@ -75,6 +75,23 @@ def _examine(config: Config, database: Database) -> Iterator[Finding]:
         with closing(oms):
             yield from _oms(config, oms)
     database.dispose()
+
+
+def _public_url(target_url: str, required: Authentication) -> Finding:
+    """An empty delivery that shows nothing of what is required. Whatever stands in between may refuse it too."""
+    answer = sender.post(target_url, b"", {"Content-Type": "application/json"}, follow_redirects=False)
+    expected = 400 if required == Authentication(()) else 401
+    if answer is None:
+        return diagnosis.public_url(None, expected, by_us=False)
+    return diagnosis.public_url(answer.status, expected, by_us=_is_error_of_ours(answer.body))
+
+
+def _is_error_of_ours(body: bytes) -> bool:
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and told.keys() == {"status", "reason"} and told["status"] == "error"
 
 
 def _durability(config: Config, database: Database) -> Finding:

@@ -448,7 +448,8 @@ class _Sender:
             sent.document = dict(sorted(sent.document.items(), key=lambda member: (len(member[0]), member[0])))
         body = sender.encode(sent.event_type, sent.event_uuid, sent.document)
         headers = sender.headers(sent.event_type, body, target.secret, target.headers)
-        status = sender.post(target.url, body, headers)
+        answer = sender.post(target.url, body, headers)
+        status = None if answer is None else answer.status
         if (status is None or status >= 400) and retries < _MOST_RETRIES:
             self.post(sent, target, retries + 1, delay_s=2**retries)
 

@@ -6,10 +6,19 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import httpx
 
 _TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a delivery was answered."""
+
+    status: int
+    body: bytes
 
 
 def encode(event_type: str, uuid_hex: str, payload: Mapping[str, object]) -> bytes:
@@ -34,8 +43,8 @@ def headers(
     return {name: value for name, value in made.items() if name.lower() not in taken} | dict(added)
 
 
-def post(url: str, body: bytes, headers: Mapping[str, str], *, follow_redirects: bool = True) -> int | None:
-    """Sends one delivery. The status, or None where no answer came. Follows redirects, as that sender does."""
+def post(url: str, body: bytes, headers: Mapping[str, str], *, follow_redirects: bool = True) -> Answer | None:
+    """Sends one delivery. None where no answer came. Follows redirects, as that sender does."""
     try:
         answer = httpx.post(
             url,
@@ -47,4 +56,4 @@ def post(url: str, body: bytes, headers: Mapping[str, str], *, follow_redirects:
         )
     except (httpx.HTTPError, httpx.InvalidURL):
         return None
-    return answer.status_code
+    return Answer(answer.status_code, answer.content)

@@ -357,7 +357,7 @@ def test_that_commands_are_held_back_is_found_with_the_cause_and_what_to_do(
 @pytest.mark.parametrize(
     ("status", "found"),
     [
-        (401, ""),
+        (401, "problem: it is not Autoship that refuses an empty delivery (401)"),
         (301, "problem: it redirects (301)"),
         (308, "problem: it redirects (308)"),
         (202, "problem: it accepts what nobody signed (202)"),
@@ -375,8 +375,18 @@ def test_public_url_must_refuse_what_is_not_signed_and_must_not_redirect(
 
 
 @on_sqlite
-def test_our_own_web_process_passes(
-    examined: Callable[..., Ended], configured: Callable[..., Any], database_url: str
+@pytest.mark.parametrize(
+    "demanded",
+    [
+        {},
+        {"WEBHOOK_BASIC_AUTH": "oms:pass-canary", "WEBHOOK_HEADER": "X-Shop: header-canary"},
+        {"WEBHOOK_SECRETS": "", "WEBHOOK_ALLOW_UNSIGNED": "1"},
+        {"WEBHOOK_SECRETS": "", "WEBHOOK_ALLOW_UNSIGNED": "1", "WEBHOOK_BASIC_AUTH": "oms:pass-canary"},
+        {"WEBHOOK_SECRETS": "", "WEBHOOK_ALLOW_UNSIGNED": "1", "WEBHOOK_HEADER": "X-Shop: header-canary"},
+    ],
+)
+def test_our_own_web_process_passes_whatever_it_demands(
+    examined: Callable[..., Ended], configured: Callable[..., Any], database_url: str, demanded: dict[str, str]
 ) -> None:
     from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -387,9 +397,10 @@ def test_our_own_web_process_passes(
             """Nobody reads it."""
 
     database = Database(database_url)
-    server = make_server("127.0.0.1", 0, create_app(configured(), database), handler_class=Quiet)
+    server = make_server("127.0.0.1", 0, create_app(configured(**demanded), database), handler_class=Quiet)
     Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    told = examined("--json", PUBLIC_URL=f"http://127.0.0.1:{server.server_port}").told
+    usual = {"WEBHOOK_SECRETS": "s3cr3t", "WEBHOOK_BASIC_AUTH": "", "WEBHOOK_HEADER": ""} | demanded
+    told = examined("--json", PUBLIC_URL=f"http://127.0.0.1:{server.server_port}", **usual).told
     server.shutdown()
     server.server_close()
     database.dispose()
