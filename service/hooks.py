@@ -73,7 +73,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A step for each event type, but for those the OMS does not know."""
+    """A step for each event type, but for those the OMS does not know; then what else delivers here and is wrong."""
 
     steps: tuple[Step, ...]
     unknown: tuple[str, ...] = ()
@@ -113,12 +113,14 @@ def plan(wanted: Wanted, existing: Sequence[Hook], known: frozenset[str] | None)
     """What is to be done. `known` are the event types the OMS's registry lists, None where it does not say."""
     unknown = tuple(one for one in EVENT_TYPES if known is not None and one not in known)
     ours = [hook for hook in existing if hook.target_url.rstrip("/") == wanted.target_url]
-    steps = tuple(
-        _step(wanted, event_type, [hook for hook in ours if hook.event_type == event_type])
-        for event_type in EVENT_TYPES
-        if event_type not in unknown
-    )
-    return Plan(steps, unknown)
+    # Two of one event type are two users': the one that delivers already is the one to keep.
+    ours.sort(key=lambda one: (not one.is_active, len(_corrections(wanted, one)), one.hook_id))
+    fittest = {hook.event_type: hook for hook in reversed(ours)}
+    steps = [_step(wanted, one, fittest.get(one)) for one in EVENT_TYPES if one not in unknown]
+    # What the others deliver must be accepted too, or it is refused and repeated for ever.
+    others = (hook for hook in ours if hook.is_active and hook is not fittest[hook.event_type])
+    steps += (step for hook in others if (step := _step(wanted, hook.event_type, hook)).values)
+    return Plan(tuple(steps), unknown)
 
 
 def time_until_given_up() -> timedelta:
@@ -142,10 +144,7 @@ def loss_budget() -> str:
     )
 
 
-def _step(wanted: Wanted, event_type: str, candidates: Sequence[Hook]) -> Step:
-    # Two of them are two users': the one that delivers already is the one to keep.
-    by_fitness = sorted(candidates, key=lambda one: (not one.is_active, len(_corrections(wanted, one)), one.hook_id))
-    hook = next(iter(by_fitness), None)
+def _step(wanted: Wanted, event_type: str, hook: Hook | None) -> Step:
     if hook is None:
         named = {"target_url": wanted.target_url, "event_type": event_type, "is_active": True}
         return Step(event_type, Action.CREATE, None, named | _settings(wanted, {}))

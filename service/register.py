@@ -46,13 +46,14 @@ def apply(oms: Oms, target: Wanted, agreed: Plan) -> Plan:
 
 def _carry_out(oms: Oms, step: Step) -> None:
     answer = oms.save_hook(step.values, step.hook_id)
+    what = f"{step.action} {step.event_type}" + (f" (webhook {step.hook_id})" if step.hook_id else "")
     if isinstance(answer, HookSaved):
         return
     if not isinstance(answer, HookRefused):
-        raise OmsUnreachable(f"{step.action} {step.event_type}: {_unread(answer)}")
+        raise OmsUnreachable(f"{what}: {why_unread(answer)}")
     if not (step.action is Action.CREATE and answer.already_registered):
         named = f", as it says because of {', '.join(answer.fields)}" if answer.fields else ""
-        raise ConfigurationError(f"{step.action} {step.event_type}: the OMS refuses it ({answer.status}){named}")
+        raise ConfigurationError(f"{what}: the OMS refuses it ({answer.status}){named}")
 
 
 def _unread(answer: BadShape | Unread) -> str:

@@ -1,6 +1,7 @@
 """A real registration service: dj-whisperer's own views under Django's own server, with tokens of REST framework.
 
 `python -m tests.contract.hook_server FILE TOKEN EVENT_TYPE…` keeps its SQLite database in FILE and prints its port.
+A colleague has the token COLLEAGUE, and a superuser SUPERUSER.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from tests.contract import stand_ins
+
+COLLEAGUE, SUPERUSER = "a-colleague", "a-superuser"
 
 
 def serve(database: str, token: str, event_types: list[str]) -> None:
@@ -24,7 +27,8 @@ def serve(database: str, token: str, event_types: list[str]) -> None:
 
     _create_tables(User, Token)
     registry.register(*(type("Event", (WhispererEvent,), {"event_type": name}) for name in event_types))
-    Token.objects.create(user=User.objects.create(username="autoship"), key=token)
+    for key in (token, COLLEAGUE, SUPERUSER):
+        Token.objects.create(user=User.objects.create(username=key, is_superuser=key == SUPERUSER), key=key)
     server = ThreadedWSGIServer(("127.0.0.1", 0), WSGIRequestHandler)
     server.set_app(get_wsgi_application())
     print(server.server_port, flush=True)

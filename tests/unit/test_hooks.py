@@ -67,6 +67,18 @@ def test_existing_webhook_is_kept_reactivated_or_corrected_in_nothing_but_what_i
     assert packed_step(*existing) == expected
 
 
+def test_what_else_delivers_to_this_address_is_corrected_after_all_that_is_kept_or_made() -> None:
+    others = [a_hook(2, secret_key="old"), a_hook(3), a_hook(4, is_active=False, secret_key="old")]
+    plan = hooks.plan(WANTED, [a_hook(1), *others, a_hook(5, url=TARGET + "/", secret_key="old")], None)
+    steps = [(step.event_type, step.action, step.hook_id, dict(step.values)) for step in plan.steps]
+    assert steps[:1] + steps[4:] == [
+        (PACKED, Action.KEEP, 1, {}),
+        (PACKED, Action.CORRECT, 2, {"secret_key": "new"}),
+        (PACKED, Action.CORRECT, 5, {"secret_key": "new"}),
+    ]
+    assert [step[:2] for step in steps[1:4]] == [(one, Action.CREATE) for one in EVENT_TYPES[1:]]
+
+
 def test_webhook_of_another_address_is_left_alone() -> None:
     assert packed_step(a_hook(url=TARGET + "X"))[:2] == (Action.CREATE, None)
 
