@@ -33,7 +33,7 @@ from sqlalchemy.sql.expression import Executable
 
 from service.errors import DatabaseOfAnotherOms, DatabaseOutdated, DatabaseUnavailable
 
-HEAD = "0005"
+HEAD = "0006"
 # A sender is answered 503 when there was no commit within 5 s.
 PATIENCE_S = 4.5
 # For each process: more than the web's turns; the looks of a worker share them, as each needs one only for some
@@ -236,6 +236,7 @@ login = sa.Table(
     sa.Column("token", sa.Text),
     sa.Column("leased_until", Instant),
     sa.Column("recent", sa.JSON, nullable=False, server_default="[]"),
+    sa.Column("whose", sa.Text),
 )
 
 learned_shipped = sa.Table(

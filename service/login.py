@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from datetime import datetime, timedelta
@@ -45,6 +46,8 @@ class Login:
         self._config = config
         self._timeout_s = timeout_s
         self._token: str | None = None
+        # Not the name itself: it may be a person's address.
+        self._whose = hashlib.sha256(f"{config.base_url} {config.username}".encode()).hexdigest()
 
     def current(self) -> str | None:
         """The token all processes share, or that of a login now; None where that failed.
@@ -62,7 +65,8 @@ class Login:
         give_up_at = time.monotonic() + self._timeout_s
         while time.monotonic() < give_up_at:
             with self._database.transaction() as transaction:
-                found = _token_or_turn(transaction, rejected, timedelta(seconds=self._timeout_s) + _MARGIN)
+                lease = timedelta(seconds=self._timeout_s) + _MARGIN
+                found = _token_or_turn(transaction, rejected, self._whose, lease)
             if found is _Turn.NOBODYS:
                 return None
             if found is not _Turn.ANOTHERS:
@@ -76,7 +80,8 @@ class Login:
         token = None if isinstance(answer, LoginFailed) else answer
         with self._database.transaction() as transaction:
             # One address that refuses a token does not make it useless for the others: it is given up for a better one.
-            transaction.execute(sa.update(login).values(token=token or rejected, leased_until=None))
+            stored = {"token": token or rejected, "whose": self._whose, "leased_until": None}
+            transaction.execute(sa.update(login).values(stored))
         if isinstance(answer, LoginFailed):
             _FAILED.emit(cause=answer.cause)
         else:
@@ -92,10 +97,11 @@ class _Turn(Enum):
     NOBODYS = auto()
 
 
-def _token_or_turn(transaction: Transaction, rejected: str | None, lease: timedelta) -> str | _Turn:
-    """A usable token, or whose turn it is; ours is taken by this."""
+def _token_or_turn(transaction: Transaction, rejected: str | None, whose: str, lease: timedelta) -> str | _Turn:
+    """A usable token of this user, or whose turn it is; ours is taken by this."""
     row = transaction.execute(sa.select(login).with_for_update()).mappings().one()
-    token: str | None = row["token"]
+    # Older versions do not say whose it is.
+    token: str | None = row["token"] if row["whose"] in (None, whose) else None
     if token is not None and token != rejected:
         return token
     if row["leased_until"] is not None and transaction.now < row["leased_until"]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from service import sandbox
 from service.config import Config
-from service.database import Database
+from service.database import Database, login
 from service.login import credentials
 from service.oms import Credentials, Oms
 from service.outcome import Accepted, Command, NotSent, ReadFailed, Unauthorised
@@ -55,6 +57,27 @@ def test_the_token_of_one_login_serves_every_call_and_every_process(
     assert isinstance(another.read(73), PackageSnapshot)
     another.close()
     assert logins(oms) == 1
+
+
+def test_another_user_who_is_configured_gets_a_token_of_its_own_though_that_of_the_last_one_still_serves(
+    oms: FaultyOms, client: Oms, config: Config, store: Database
+) -> None:
+    client.read(73)
+    assert config.oms.omnitron is not None
+    other = replace(config.oms, omnitron=replace(config.oms.omnitron, username="ayse"))
+    oms.script("login", answers(200, b'{"key": "of-ayse"}'))
+    assert [credentials(other, store).current() for _ in range(2)] == ["of-ayse"] * 2
+    assert credentials(config.oms, store).current() == oms.token
+    assert logins(oms) == 3
+
+
+def test_a_token_of_an_older_version_which_does_not_say_whose_it_is_serves(
+    oms: FaultyOms, config: Config, store: Database
+) -> None:
+    with store.transaction() as transaction:
+        transaction.execute(sa.update(login).values(token=oms.token))
+    assert credentials(config.oms, store).current() == oms.token
+    assert logins(oms) == 0
 
 
 def test_processes_that_need_a_token_at_once_log_in_once(oms: FaultyOms, config: Config, store: Database) -> None:
