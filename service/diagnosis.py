@@ -194,9 +194,11 @@ def worker(seen_at: datetime | None, now: datetime) -> Finding:
     return _ok("worker_seen", ago) if now - seen_at <= WORKER_SILENT else _problem("worker_seen", ago, advice)
 
 
-def commands_held(cause: str | None, advice: str) -> Finding:
+def commands_held(cause: str | None, advice: str, *, live: bool) -> Finding:
     """`cause`: what holds commands back now, or None."""
-    return _problem("commands_held", cause, advice) if cause else _ok("commands_held", "nothing holds them back")
+    if cause is not None:
+        return _problem("commands_held", cause, advice)
+    return _ok("commands_held", "nothing holds them back" if live else "nothing but MODE=shadow, which sends none")
 
 
 def no_public_url() -> Finding:

@@ -65,7 +65,7 @@ def _examine(config: Config, database: Database) -> Iterator[Finding]:
             yield diagnosis.worker(seen_at.scalar(), transaction.now)
             found = brakes.read(transaction)
             held_back = found.against_command(brakes.SWEEP, transaction.now)
-            yield diagnosis.commands_held(held_back, found.advice(transaction.now))
+            yield diagnosis.commands_held(held_back, found.advice(transaction.now), live=config.settings.live)
             newest = sa.select(deliveries.c.last_seen_at).order_by(deliveries.c.delivery_id.desc()).limit(1)
             yield diagnosis.deliveries(transaction.execute(newest).scalar(), transaction.now)
     if problem is None or config.oms.omnitron is None:

@@ -355,6 +355,18 @@ def test_that_commands_are_held_back_is_found_with_the_cause_and_what_to_do(
 
 @on_sqlite
 @pytest.mark.parametrize(
+    ("mode", "what"), [("live", "nothing holds them back"), ("shadow", "nothing but MODE=shadow, which sends none")]
+)
+def test_that_shadow_mode_sends_no_command_is_told_and_is_no_problem(
+    examined: Callable[..., Ended], mode: str, what: str
+) -> None:
+    ended = examined("--json", MODE=mode)
+    assert judged(ended) == {}
+    assert {one["name"]: one["what"] for one in ended.told}["commands_held"] == what
+
+
+@on_sqlite
+@pytest.mark.parametrize(
     ("status", "found"),
     [
         (401, "problem: it is not Autoship that refuses an empty delivery (401)"),
