@@ -55,6 +55,8 @@ _EVENT_TYPES = (
 )
 _PACKAGE_STATUS, _ITEM_STATUS = "PackageStatus", "PackageItemStatus"
 _MOST_RETRIES = 10
+# A webhook as its registration shows it.
+_Hook = Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -118,15 +120,6 @@ class Applied:
     by_command: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where events go, and what the sender shows there beside the signature."""
-
-    url: str
-    secret: str | None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
 @dataclass(slots=True)
 class Sent:
     """One event of the sender."""
@@ -168,7 +161,7 @@ class StandInOms:
         self.hooks: dict[int, dict[str, Any]] = {}
         self._lock = threading.RLock()
         self._sender: _Sender | None = None
-        self._target: Target | None = None
+        self._for_all: _Hook | None = None
 
     # People at work in the OMS.
 
@@ -365,9 +358,9 @@ class StandInOms:
         self.hooks[hook_id] = {"id": hook_id} | usual | dict(values)
         return _json(201, self.hooks[hook_id])
 
-    def _targets(self, event_type: str) -> list[Target]:
+    def _hooks_for(self, event_type: str) -> list[_Hook]:
         registered = [one for one in self.hooks.values() if one["is_active"] and one["event_type"] == event_type]
-        return [*([self._target] if self._target else []), *map(_target, registered)]
+        return [*([self._for_all] if self._for_all else []), *registered]
 
     # The sender.
 
@@ -379,9 +372,10 @@ class StandInOms:
         with self._lock:
             self._sender = _Sender(self)
             if target_url is not None:
-                self._target = Target(target_url, secret)
+                hook = {"target_url": target_url, "secret_key": secret, "additional_headers": {}, "config": {}}
+                self._for_all = hook
                 for sent in self.sent:
-                    self._sender.post(sent, self._target)
+                    self._sender.post(sent, hook)
 
     def stop(self) -> None:
         """Sends nothing more and waits for the delivery under way."""
@@ -394,10 +388,10 @@ class StandInOms:
             sent = Sent(UUID(int=self.rng.getrandbits(128)).hex, event_type, package_id, document)
             self.sent.append(sent)
             if self._sender is not None:
-                for target in self._targets(event_type):
-                    self._sender.post(sent, target)
+                for hook in self._hooks_for(event_type):
+                    self._sender.post(sent, hook)
                     if self.rng.random() < self.duplicates:
-                        self._sender.post(sent, target)
+                        self._sender.post(sent, hook)
             return sent
 
     def _announce(self, package: Package, event_type: str) -> None:
@@ -413,15 +407,15 @@ class _Sender:
 
     def __init__(self, oms: StandInOms) -> None:
         self._oms = oms
-        self._due: PriorityQueue[tuple[float, int, Sent, Target, int]] = PriorityQueue()
+        self._due: PriorityQueue[tuple[float, int, Sent, _Hook, int]] = PriorityQueue()
         self._stopping = threading.Event()
         self._sequence = count()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self._THREADS)]
         for thread in self._threads:
             thread.start()
 
-    def post(self, sent: Sent, target: Target, retries: int = 0, delay_s: float = 0.0) -> None:
-        self._due.put((time.monotonic() + delay_s, next(self._sequence), sent, target, retries))
+    def post(self, sent: Sent, hook: _Hook, retries: int = 0, delay_s: float = 0.0) -> None:
+        self._due.put((time.monotonic() + delay_s, next(self._sequence), sent, hook, retries))
 
     def stop(self) -> None:
         self._stopping.set()
@@ -431,27 +425,28 @@ class _Sender:
     def _work(self) -> None:
         while not self._stopping.is_set():
             try:
-                due, sequence, sent, target, retries = self._due.get(timeout=0.05)
+                due, sequence, sent, hook, retries = self._due.get(timeout=0.05)
             except Empty:
                 continue
             if due > time.monotonic():
-                self._due.put((due, sequence, sent, target, retries))
+                self._due.put((due, sequence, sent, hook, retries))
                 self._stopping.wait(0.01)
                 continue
-            self._deliver(sent, target, retries)
+            self._deliver(sent, hook, retries)
 
-    def _deliver(self, sent: Sent, target: Target, retries: int) -> None:
+    def _deliver(self, sent: Sent, hook: _Hook, retries: int) -> None:
         if sent.document is None:
             sent.document = self._oms.document(self._oms.packages[sent.package_id])
         elif retries:
             # A retry is read back from a jsonb column, which orders keys by length: other bytes, same event.
             sent.document = dict(sorted(sent.document.items(), key=lambda member: (len(member[0]), member[0])))
         body = sender.encode(sent.event_type, sent.event_uuid, sent.document)
-        headers = sender.headers(sent.event_type, body, target.secret, target.headers)
-        answer = sender.post(target.url, body, headers)
+        # As it is registered by now, also for a repetition (dj-whisperer 0.5.3, tasks.py).
+        headers = sender.headers(sent.event_type, body, hook["secret_key"], _additional_headers(hook))
+        answer = sender.post(hook["target_url"], body, headers)
         status = None if answer is None else answer.status
         if (status is None or status >= 400) and retries < _MOST_RETRIES:
-            self.post(sent, target, retries + 1, delay_s=2**retries)
+            self.post(sent, hook, retries + 1, delay_s=2**retries)
 
 
 class Server:
@@ -636,12 +631,12 @@ def _state(value: str, enum_class: str) -> dict[str, Any]:
 _PACKED_STATE = {"state": _state(PACKED, _PACKAGE_STATUS)}
 
 
-def _target(hook: Mapping[str, Any]) -> Target:
+def _additional_headers(hook: _Hook) -> dict[str, str]:
     headers, basic = dict(hook["additional_headers"]), hook["config"].get("auth")
     if basic:
         pair = base64.b64encode(f"{basic['username']}:{basic['password']}".encode()).decode()
         headers["Authorization"] = f"Basic {pair}"
-    return Target(hook["target_url"], hook["secret_key"], headers)
+    return headers
 
 
 def _stamp(moment: datetime) -> str:

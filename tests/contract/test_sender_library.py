@@ -18,10 +18,11 @@ from service import hooks, sender
 from service.config import Config
 from service.database import Database, deliveries
 from service.delivery import EVENT_TYPES
+from service.sandbox import StandInOms
 from service.web import create_app
 from tests.conftest import MINIMAL, SECRET, locked
 from tests.contract.conftest import URL, Whisperer
-from tests.processes import web_process
+from tests.processes import wait_until, web_process
 from tests.recorder import Recorder, recording
 from tests.samples import sample
 
@@ -212,6 +213,20 @@ def test_our_own_sender_puts_the_same_bytes_on_the_wire(
     theirs, ours = map(_made, recorder.heard)
     assert ours == theirs
     assert event.delivered
+
+
+def test_a_repetition_of_the_stand_in_shows_what_the_webhook_is_registered_with_by_then(recorder: Recorder) -> None:
+    oms, recorder.status = StandInOms(), 401
+    hook = {"target_url": recorder.url, "event_type": "package.created", "is_active": True, "secret_key": "old"}
+    oms.hooks[1] = hook | {"additional_headers": {}, "config": {}}
+    oms.start()
+    oms.create(73)
+    wait_until(lambda: recorder.heard)
+    oms.hooks[1] |= {"secret_key": "new", "config": BASIC}
+    wait_until(lambda: "authorization" in dict(recorder.heard[-1][0]))
+    oms.stop()
+    headers, body = recorder.heard[-1]
+    assert dict(headers)["x-whisperer-signature"] == sender.sign("new", body)
 
 
 def test_over_real_http_the_real_process_accepts_what_the_library_posts(
