@@ -158,6 +158,8 @@ def _restore(
     wait_until(lambda: LEFT_ALONE in _listed(site, "items_mixed"))
     done = carry_out(f"Back up {kind}", site.folder, backed_up)
     assert (done.returncode, done.stderr) == (0, "")
+    backup = site.folder / {"PostgreSQL": "autoship.dump", "SQLite": "var/autoship.backup"}[kind]
+    assert backup.stat().st_mode & 0o077 == 0, "it may hold a token"
     _operate(site, "dismiss", str(LEFT_ALONE))
     site.oms.set_items(LEFT_ALONE, [PACKED, PACKED])
     site.wait_for_commands("lost", count=20)
