@@ -21,7 +21,10 @@ IF_UNSEEN = (
     "Start one (autoship worker), or restart the one that hangs; if /readyz answers 503, mend the database first: a "
     "worker that cannot write is not seen."
 )
-IF_LATE = "Look in the logs for look.crashed and read.failed; else start more workers or raise OMS_CONCURRENCY."
+IF_LATE = (
+    "Look in the logs for look.crashed and read.failed; else start more workers, or raise OMS_CONCURRENCY or "
+    "OMS_RATE_PER_S."
+)
 
 
 @dataclass(frozen=True, slots=True)

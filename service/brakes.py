@@ -11,7 +11,7 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from service import logs
-from service.database import Database, Transaction, brakes
+from service.database import Database, Transaction, brakes, packages
 from service.outcome import (
     MAX_RETRY_AFTER,
     Accepted,
@@ -39,6 +39,8 @@ _BY = "by "
 SWEEP = 0
 PROBE_INTERVAL = timedelta(seconds=30)
 RATE_BURST = timedelta(seconds=1)
+# What has waited for its share of the rate for so long will not be served by waiting: it is too low.
+_RATE_PATIENCE = timedelta(minutes=30)
 FORBIDDEN_IN_A_ROW = 3
 
 CHANGED = logs.declare(
@@ -142,13 +144,14 @@ def read(transaction: Transaction, *, lock: bool = False) -> Brakes:
 
 
 def holds_up_work(now: datetime, rate_per_s: float) -> sa.ColumnElement[bool]:
-    """In a statement: whether what is due may rightly wait: for a person, for the OMS, or as the rate is used up."""
+    """In a statement: whether what is due may rightly wait: for a person, for the OMS or, for a while, for the rate."""
     free_until = now if rate_per_s == 0 else now + _burst(rate_per_s) - _interval(rate_per_s)
+    either, long_ago = packages.c.hinted.in_([True, False]), now - _RATE_PATIENCE
     return sa.or_(
         brakes.c.paused_at.is_not(None),
         brakes.c.breaker_opened_at.is_not(None),
         sa.and_(brakes.c.hold_off_until > now, brakes.c.hold_off_until <= now + MAX_RETRY_AFTER),
-        brakes.c.next_slot_at > free_until,
+        sa.and_(brakes.c.next_slot_at > free_until, ~sa.exists().where(either, packages.c.due_at <= long_ago)),
     )
 
 

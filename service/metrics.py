@@ -45,7 +45,8 @@ METRICS: Mapping[str, Metric] = {
         lambda vitals: vitals.oldest_due_s,
     ),
     "autoship_held_up": Metric(
-        "1 while what is due may rightly wait: for a person, for the OMS, or for its share of OMS_RATE_PER_S.",
+        "1 while what is due may rightly wait: for a person, for the OMS or, half an hour, for its share of "
+        "OMS_RATE_PER_S.",
         lambda vitals: vitals.held_up,
     ),
     "autoship_worker_seen_seconds": Metric(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from service import operator, watch
+from service import operator, vitals, watch
 from service.brakes import TOKEN_REJECTED, Operation, note_answer
 from service.database import Database, brakes
 from service.operator import Word
@@ -109,10 +109,10 @@ def test_a_package_that_is_late_is_told_of_and_that_its_worker_dies_too(
     [
         ({"paused_at": Clock().now}, True, []),
         ({"breaker_opened_at": Clock().now}, True, []),
-        ({"hold_off_until": Clock().now + timedelta(hours=1, minutes=10)}, True, []),
-        ({"next_slot_at": Clock().now + timedelta(hours=2)}, True, []),
-        ({"next_slot_at": Clock().now + timedelta(hours=1, seconds=100.55)}, True, []),
-        ({"next_slot_at": Clock().now + timedelta(hours=1, seconds=0.45)}, True, [("worker.silent", BEHIND)]),
+        ({"hold_off_until": Clock().now + timedelta(minutes=30)}, True, []),
+        ({"next_slot_at": Clock().now + timedelta(hours=1)}, True, []),
+        ({"next_slot_at": Clock().now + timedelta(minutes=20, seconds=100.55)}, True, []),
+        ({"next_slot_at": Clock().now + timedelta(minutes=20, seconds=0.45)}, True, [("worker.silent", BEHIND)]),
         ({"hold_off_until": Clock().now, "next_slot_at": Clock().now}, True, [("worker.silent", BEHIND)]),
         ({"paused_at": Clock().now}, False, [("worker.silent", DEAD)]),
     ],
@@ -139,12 +139,29 @@ def test_what_waits_behind_a_brake_is_not_late_but_a_worker_is_still_expected_to
     hint(store, 73)
     with store.transaction() as transaction:
         transaction.execute(sa.update(brakes).values(brake))
-    clock.turn(timedelta(hours=1))
+    clock.turn(timedelta(minutes=20))
 
     beats = {10.0 * n: partial(beat_later, store, clock) for n in range(1, 11)} if heard else {}
     minutes = Minutes(100, beats)
     Watch(store, RATE_PER_S, minutes.monotonic).run(minutes.wait)
     assert told(caplog) == said
+
+
+def test_what_waits_for_its_share_of_the_rate_for_half_an_hour_is_late(
+    store: Database, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing else tells of a rate that is too low for what comes."""
+    caplog.set_level("INFO", "autoship")
+    hint(store, 73)
+    with store.transaction() as transaction:
+        transaction.execute(sa.update(brakes).values(next_slot_at=clock.now + timedelta(hours=1)))
+    clock.turn(timedelta(minutes=29))
+    assert vitals.read(store, RATE_PER_S).held_up
+    beats = {10.0 * n: partial(beat_later, store, clock) for n in range(1, 15)}
+    minutes = Minutes(140, beats)
+    Watch(store, RATE_PER_S, minutes.monotonic).run(minutes.wait)
+    assert told(caplog) == [("worker.silent", BEHIND)]
+    assert not vitals.read(store, RATE_PER_S).held_up
 
 
 def test_a_pause_and_a_resume_at_a_command_line_stand_in_the_log_of_the_web_process(
