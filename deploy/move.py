@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from service import config as configuration
 from service.database import Database, Transaction, metadata
-from service.errors import AutoshipError, ConfigurationError
+from service.errors import AutoshipError, ConfigurationError, DatabaseOutdated
 
 PATIENCE_S = 600.0
 ROWS_AT_ONCE = 1000
@@ -45,7 +45,7 @@ def move(path: Path) -> dict[str, int]:
     target = Database(config.database_url, patience_s=PATIENCE_S)
     if target.is_sqlite:
         raise ConfigurationError("DATABASE_URL: must name the PostgreSQL database to move to")
-    source.check(config.oms.base_url)
+    _check(source, path, config.oms.base_url)
     source.dispose()
     _refuse_in_use(path)
     target.migrate(config.oms.base_url)
@@ -53,6 +53,16 @@ def move(path: Path) -> dict[str, int]:
         _refuse_other_schema(old, new)
         _take_for_us_alone(new)
         return {table.name: _copy(table, old, new) for table in metadata.sorted_tables}
+
+
+def _check(source: Database, path: Path, oms_base_url: str) -> None:
+    if not path.exists():
+        raise ConfigurationError(f"{path}: there is no such file")
+    try:
+        source.check(oms_base_url)
+    except DatabaseOutdated as problem:  # its words are about DATABASE_URL, which is the target here
+        how = f"DATABASE_URL=sqlite:///{path} autoship migrate"
+        raise ConfigurationError(f"{path}: of an older version than this one; first: {how}") from problem
 
 
 def _refuse_in_use(path: Path) -> None:

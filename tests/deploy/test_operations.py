@@ -19,6 +19,7 @@ from service.sandbox import PACKED, READY
 from tests import commands, postgres
 from tests.conftest import MINIMAL, SECRET
 from tests.deploy.rehearsal import CLEAN, ROOT, Site, carry_out, furnish, opened
+from tests.integration.test_versions import OLDER, fill, migrate_to
 from tests.processes import wait_until
 
 NEWER, NEWER_SCHEMA = "99.0.0", f"{int(schema.HEAD) + 1:04}"
@@ -216,6 +217,27 @@ def test_all_moves_from_sqlite_to_postgresql_and_the_work_goes_on_there(
     site.wait_for_commands("postgresql")
     assert site.settled() == CLEAN
     assert [member.name for member in on_postgresql if "crashed" in member.log] == []
+
+
+def test_a_file_of_an_older_version_or_none_is_not_moved_and_what_to_do_about_it_is_done_to_the_file(
+    database_url: str, tmp_path: Path
+) -> None:
+    furnish(tmp_path, Path(sys.executable))
+    target = MINIMAL | {"DATABASE_URL": database_url, "PYTHONPATH": os.fspath(ROOT)}
+    missing = carry_out("Move from SQLite to PostgreSQL", tmp_path, target)
+    assert (missing.returncode, missing.stderr) == (2, "move: var/autoship.db: there is no such file\n")
+    in_file = f"sqlite:///{tmp_path}/var/autoship.db"
+    with opened(in_file) as database:
+        known = migrate_to(database, in_file, OLDER[0])
+        with database.transaction() as transaction:
+            fill(transaction, known)
+    refused = carry_out("Move from SQLite to PostgreSQL", tmp_path, target)
+    assert refused.returncode == 2
+    advised = re.search(r"first: DATABASE_URL=(\S+) autoship migrate$", refused.stderr.strip())
+    assert advised is not None, refused.stderr
+    assert commands.autoship("migrate", cwd=tmp_path, **MINIMAL | {"DATABASE_URL": advised[1]}).code == 0
+    moved = carry_out("Move from SQLite to PostgreSQL", tmp_path, target)
+    assert moved.returncode == 0, moved.stderr
 
 
 def _change(path: Path, pattern: str, replacement: str) -> None:
