@@ -554,6 +554,7 @@ def _engine(url: sa.URL, patience_s: float) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     engine = sa.create_engine(url, connect_args=_postgresql_arguments(url, int(patience_s * 1000)), **options)
+    event.listen(engine, "connect", _prepare_postgresql)
     event.listen(engine, "checkout", _refuse_closed)
     event.listen(engine, "handle_error", _leave_standby)
     return engine
@@ -566,10 +567,8 @@ def _postgresql_arguments(url: sa.URL, patience_ms: int) -> dict[str, Any]:
         # A process that froze within a transaction must not keep its locks.
         "idle_in_transaction_session_timeout": patience_ms + 1000,
         "timezone": "UTC",
-        # Whatever this server does by default: who waited for a row goes on with what it holds by then, and what was
-        # committed is on the disk before anybody acts on it.
+        # Whoever waited for a row goes on with what it holds by then, whatever this server does by default.
         "default_transaction_isolation": r"read\ committed",
-        "synchronous_commit": "on",
     }
     # Those of the URL first, such as a search_path: what is given here takes their place.
     given = url.normalized_query.get("options", ())
@@ -582,6 +581,14 @@ def _postgresql_arguments(url: sa.URL, patience_ms: int) -> dict[str, Any]:
         "keepalives_interval": 2,
         "keepalives_count": 2,
     }
+
+
+def _prepare_postgresql(connection: Any, _: object) -> None:
+    # What was committed is on the disk before anybody acts on it. For which standbys that waits is the server's to say.
+    connection.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    connection.commit()
 
 
 def _refuse_closed(connection: Any, pooled: ConnectionPoolEntry, _: object) -> None:

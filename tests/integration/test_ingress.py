@@ -421,14 +421,17 @@ def test_a_commit_is_on_the_disk_before_it_returns(database: Database) -> None:
 
 
 @on_postgresql
+@pytest.mark.parametrize(("by_default", "here"), [("off", "on"), ("local", "local"), ("remote_apply", "remote_apply")])
 def test_a_commit_is_on_the_disk_before_it_returns_also_where_the_server_forgets_by_default(
-    database: Database, database_url: str
+    database: Database, database_url: str, by_default: str, here: str
 ) -> None:
+    """Which standbys a commit waits for is left to the server."""
     name = sa.make_url(database_url).database
     database.dispose()
-    postgres.administer(database_url, f"ALTER DATABASE {name} SET synchronous_commit = off")
-    with database.reading() as transaction:
-        assert transaction.execute(sa.text("SHOW synchronous_commit")).scalar() == "on"
+    postgres.administer(database_url, f"ALTER DATABASE {name} SET synchronous_commit = {by_default}")
+    for _ in range(2):
+        with database.reading() as transaction:
+            assert transaction.execute(sa.text("SHOW synchronous_commit")).scalar() == here
 
 
 def test_no_delivery_makes_the_web_process_talk_to_the_oms(
