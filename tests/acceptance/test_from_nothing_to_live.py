@@ -12,6 +12,9 @@ from typing import Any
 from tests import commands
 from tests.commands import Ended, eventually
 
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+OWN, STAND_INS, *_ = re.findall(r"\bDATABASE_URL=(sqlite:[\w/.-]+)", README)
+
 
 @dataclass
 class Newcomer:
@@ -56,7 +59,7 @@ def test_a_newcomer_comes_from_nothing_to_live_with_the_commands_of_the_readme(t
     stand_in = ("sandbox", "--json", "--port", commands.free_port(), "--pace", "1")
     with commands.running(*stand_in, cwd=tmp_path, variables={}) as oms:
         newcomer.exported |= json.loads(oms.wait_for("OMS_BASE_URL"))
-        newcomer.exported |= {"PORT": port, "DATABASE_URL": "sqlite:///var/autoship.db", "MODE": "shadow"}
+        newcomer.exported |= {"PORT": port, "DATABASE_URL": STAND_INS, "MODE": "shadow"}
 
         with commands.running("up", cwd=tmp_path, variables=newcomer.exported) as up:
             up.wait_for("web.started")
@@ -87,3 +90,5 @@ def test_a_newcomer_comes_from_nothing_to_live_with_the_commands_of_the_readme(t
         told: dict[str, Any] = newcomer.run("explain", str(first["id"]), "--json").told[0]
         assert (told["state"], told["attempts"][-1]["resolution"]) == ("shipped", "applied")
         assert {"delivery", "command", "answer", "shipped"} <= {entry["kind"] for entry in told["timeline"]}
+    newcomer.exported |= {"OMS_BASE_URL": "https://brand-oms.akinon.net", "DATABASE_URL": OWN}
+    assert newcomer.run("migrate").code == 0  # what was tried with the stand-in is not in the way
