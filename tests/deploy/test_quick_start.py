@@ -121,6 +121,6 @@ def _follow_with_an_oms(reader: Reader, port: str) -> None:
 def _fill_in(block: str, values: dict[str, str]) -> str:
     """What a reader puts in the place of the examples; each of them is on the page."""
     for name, value in values.items():
-        block, times = re.subn(rf"^{name}=('?)[^'\n]*\1$", rf"{name}=\1{value}\1", block, flags=re.MULTILINE)
+        block, times = re.subn(rf"^{name}=('?)[^'\n]*\1$", rf"{name}=\g<1>{value}\g<1>", block, flags=re.MULTILINE)
         assert times == 1, name
     return block
