@@ -512,7 +512,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not parts.path.endswith("/"):
             self._respond(Response(301, headers={"Location": parts.path + "/"}))
             return
-        response = self.server.oms.answer(request)
+        try:
+            response = self.server.oms.answer(request)
+        except ValueError:  # a body that is no JSON, a page that is no number
+            response = _json(400, {"detail": "Malformed request."})
         if isinstance(response, Response):
             self.server.oms.note(request, response.status)
             self._respond(response)

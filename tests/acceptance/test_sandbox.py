@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import pty
@@ -194,6 +195,23 @@ def test_sandbox_refuses_to_be_mistaken_for_the_real_thing(tmp_path: Path, varia
     assert (ended.code, ended.out) == (2, "")
     assert "OMS_BASE_URL: is set" in ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "packages/73/command/"), ("GET", "packages/?page=x"), ("GET", "state-transition-logs/?page=x")],
+)
+def test_the_stand_in_answers_400_to_what_is_malformed_as_the_oms_does(
+    method: str, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    oms = sandbox.StandInOms()
+    oms.create(73)
+    with sandbox.serve(oms) as server:
+        line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+        line.request(method, f"/api/v1/oms/{path}", headers={"Authorization": f"Token {oms.token}"})
+        assert line.getresponse().status == 400
+        line.close()
+    assert capsys.readouterr().err == ""
 
 
 def test_up_without_a_complete_configuration_starts_nothing(tmp_path: Path) -> None:
