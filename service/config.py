@@ -100,7 +100,7 @@ MEANINGS: Mapping[str, str] = {
     "RETRY_MAX_AGE_S": "after that a person is asked",
     "COMMAND_MAX_ATTEMPTS": "refused commands of one stay in Packed before a person is asked",
     "RETENTION_DAYS": "deliveries, timelines and superseded attempts older than this are deleted",
-    "DISPLAY_TZ": "of times shown to people; logs and the API are in UTC",
+    "DISPLAY_TZ": "of times shown to people; JSON lines of the log and the API are in UTC",
     "LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING` or `ERROR`",
     "LOG_FORMAT": "`json` or `text`; empty: text on a terminal, else JSON",
 }

@@ -166,9 +166,10 @@ This page is made from `service/metrics.py` by `python -m tests.house.docs`.
 _LOGS = """\
 # Logs
 
-One line on stdout for each event: JSON, or text on a terminal (`LOG_FORMAT`). Every line has `at` (UTC), `level` and
-`event`; a field that has no value is left out. No line holds a payload, a secret, personal data or the OMS's own words.
-An event marked under alert is one that somebody should be told of.
+One line on stdout for each event: JSON, or text on a terminal (`LOG_FORMAT`). A line of JSON has `at` (UTC), `level`
+and `event`; one of text has the time of day in `DISPLAY_TZ` and no level. A field that has no value is left out. No
+line holds a payload, a secret, personal data or the OMS's own words. An event marked under alert is one that somebody
+should be told of.
 
 This page is made from the events that the modules declare, by `python -m tests.house.docs`.
 
