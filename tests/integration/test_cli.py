@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sqlite3
@@ -676,6 +677,37 @@ def test_signal_to_what_is_still_being_imported_ends_it_as_later(
         commands.eventually(lambda: any(map(imported.fullmatch, process.err[-500:])), process.told, every_s=0.001)
         assert process.end(signum) == code
         assert not [line for line in process.err if "Traceback" in line or "interrupted" in line]
+
+
+@pytest.mark.usefixtures("no_signal_is_ignored")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_gunicorn_just_after_its_fork_ends_its_worker_too(signum: int, tmp_path: Path) -> None:
+    """Not after `graceful_timeout`."""
+    root = Path(__file__).parents[2]
+    settings = f"""
+import runpy, time
+ours = runpy.run_path({os.fspath(root / "deploy/gunicorn.conf.py")!r})
+globals().update({{name: value for name, value in ours.items() if not name.startswith("__")}})
+graceful_timeout = 60
+
+def post_fork(server, worker):
+    print("forked", flush=True)
+    time.sleep(1)
+"""
+    (tmp_path / "slow.conf.py").write_text(settings)
+    variables = MINIMAL | {"DATABASE_URL": f"sqlite:///{tmp_path}/s.db", "PYTHONPATH": os.fspath(root)}
+    Database(variables["DATABASE_URL"]).migrate(MINIMAL["OMS_BASE_URL"])
+    bound = ("--config", "slow.conf.py", "--bind", f"127.0.0.1:{commands.free_port()}")
+    gunicorn = [sys.executable, "-m", "gunicorn", *bound, "service.web:create_app()"]
+    environment = commands.environment(**variables)
+    with subprocess.Popen(gunicorn, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert "forked\n" in process.stdout
+            process.send_signal(signum)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.usefixtures("no_signal_is_ignored")
