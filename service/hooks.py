@@ -115,10 +115,10 @@ def plan(wanted: Wanted, existing: Sequence[Hook], known: frozenset[str] | None)
     ours = [hook for hook in existing if hook.target_url.rstrip("/") == wanted.target_url]
     # Two of one event type are two users': the one that delivers already is the one to keep.
     ours.sort(key=lambda one: (not one.is_active, len(_corrections(wanted, one)), one.hook_id))
-    fittest = {hook.event_type: hook for hook in reversed(ours)}
+    fittest = {hook.event_type: hook for hook in reversed(ours) if hook.event_type in EVENT_TYPES}
     steps = [_step(wanted, one, fittest.get(one)) for one in EVENT_TYPES if one not in unknown]
     # What the others deliver must be accepted too, or it is refused and repeated for ever.
-    others = (hook for hook in ours if hook.is_active and hook is not fittest[hook.event_type])
+    others = (hook for hook in ours if hook.is_active and hook is not fittest.get(hook.event_type))
     steps += (step for hook in others if (step := _step(wanted, hook.event_type, hook)).values)
     return Plan(tuple(steps), unknown)
 

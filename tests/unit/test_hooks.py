@@ -79,6 +79,12 @@ def test_what_else_delivers_to_this_address_is_corrected_after_all_that_is_kept_
     assert [step[:2] for step in steps[1:4]] == [(one, Action.CREATE) for one in EVENT_TYPES[1:]]
 
 
+def test_what_else_delivers_to_this_address_may_be_of_any_event_type() -> None:
+    created = Hook(2, TARGET, "package.created", is_active=True, settings=RIGHT | {"secret_key": "old"})
+    step = hooks.plan(WANTED, [created], None).steps[-1]
+    assert (step.event_type, step.action, step.values) == ("package.created", Action.CORRECT, {"secret_key": "new"})
+
+
 def test_webhook_of_another_address_is_left_alone() -> None:
     assert packed_step(a_hook(url=TARGET + "X"))[:2] == (Action.CREATE, None)
 
