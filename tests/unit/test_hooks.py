@@ -85,6 +85,11 @@ def test_what_else_delivers_to_this_address_may_be_of_any_event_type() -> None:
     assert (step.event_type, step.action, step.values) == ("package.created", Action.CORRECT, {"secret_key": "new"})
 
 
+def test_what_is_kept_is_corrected_once() -> None:
+    plan = hooks.plan(WANTED, [a_hook(1, secret_key="old")], None)
+    assert [step.hook_id for step in plan.steps] == [1, None, None, None]
+
+
 def test_webhook_of_another_address_is_left_alone() -> None:
     assert packed_step(a_hook(url=TARGET + "X"))[:2] == (Action.CREATE, None)
 
