@@ -225,6 +225,9 @@ def test_each_alert_rule_fires_one_beyond_its_limit_and_no_rule_fires_at_it(tmp_
         *(firing((name,), "0", **{series: beyond}) for name, (series, _, beyond) in LIMITS.items()),
     ]
     tests.append(firing((), "1", autoship_oldest_due_seconds="301"))
+    # Never a sweep: known for an hour, and for less.
+    tests.append(firing(("AutoshipSweepOverdue",), "0", autoship_last_sweep_timestamp_seconds="0"))
+    tests.append(firing((), "0", autoship_last_sweep_timestamp_seconds="_x61 0"))
     document = {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}
     (tmp_path / "limits.yml").write_text(yaml.safe_dump(document), encoding="utf-8")
     checked = subprocess.run(
