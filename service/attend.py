@@ -73,15 +73,6 @@ class _LeaseLost(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Send:
-    """A command whose attempt row is committed. `first_byte_by` is a monotonic time."""
-
-    case: Case
-    attempt: Attempt
-    first_byte_by: float
-
-
-@dataclass(frozen=True, slots=True)
 class Attendant:
     """What looking at packages needs. One for each thread: an OMS client is not shared.
 
@@ -106,32 +97,49 @@ class Attendant:
             _LEASE_LOST.emit(package_id=claimed.case.package_id, fence=claimed.fence)
 
     def _attend(self, claimed: Claim) -> None:
-        case, attempts, began_at = claimed.case, claimed.attempts, claimed.claimed_at
-        unanswered = next((one for one in attempts if one.outcome is None and one.resolution is None), None)
+        case, began_at = claimed.case, claimed.claimed_at
+        unanswered = next((one for one in claimed.attempts if one.outcome is None and one.resolution is None), None)
         if unanswered is not None and began_at < unanswered.deadline_at:
             # Another process may still be sending this very command.
             with self.database.transaction() as transaction:
                 _release(transaction, claimed, Verdict(case=case, next_look_at=unanswered.deadline_at))
             return
+        view = View(
+            case=case,
+            settings=self.settings,
+            now=began_at,
+            jitter=self.jitter(),
+            read_began_at=began_at,
+            attempts=claimed.attempts,
+        )
         reading = self.oms.read(case.package_id)
         read_ended = self.monotonic()
         log = None
-        if policy.needs_transition_log(case, attempts, reading, self.settings):
+        if policy.needs_transition_log(view, reading):
             log = self.oms.transition_log(case.package_id)
-        send = self._decide(claimed, reading, log, read_ended)
-        if send is not None:
-            self._send(claimed, send)
+        sending = self._decide(claimed, view, reading, log, read_ended)
+        if sending is not None:
+            self._send(claimed, *sending)
 
     def _decide(
-        self, claimed: Claim, reading: Reading, log: TransitionLog | BadShape | Unread | None, read_ended: float
-    ) -> _Send | None:
-        """One transaction: the verdict with all its traces and, if it commands, the attempt's row."""
+        self,
+        claimed: Claim,
+        view: View,
+        reading: Reading,
+        log: TransitionLog | BadShape | Unread | None,
+        read_ended: float,
+    ) -> tuple[Case, Attempt, float] | None:
+        """One transaction: the verdict with all its traces and, if it commands, the attempt's row.
+
+        What to send then, and the monotonic time by which its first byte is out.
+        """
         package_id, attempt = claimed.case.package_id, None
         with self.database.transaction() as transaction:
             brake = brakes.note_answer(transaction, package_id, Operation.READ, reading)
             if isinstance(log, Throttled):
                 brake = brakes.note_answer(transaction, package_id, Operation.READ, log)
-            view = self._view(transaction, claimed, reading, log if isinstance(log, tuple) else None)
+            view = replace(view, now=transaction.now, log=log if isinstance(log, tuple) else None)
+            view = self._with_evidence(transaction, view, reading)
             verdict = decided = policy.decide(view, reading)
             if decided.command is not None:
                 shut = self._gate_is_shut(transaction, decided.case, read_ended)
@@ -146,27 +154,17 @@ class Attendant:
             # Taken before the commit: whatever stalls this process afterwards counts.
             first_byte_by = self.monotonic() + FIRST_BYTE_WITHIN_S
         _log_look(claimed.case, verdict.case, brake)
-        return None if attempt is None else _Send(verdict.case, attempt, first_byte_by)
+        return None if attempt is None else (verdict.case, attempt, first_byte_by)
 
-    def _view(self, transaction: Transaction, claimed: Claim, reading: Reading, log: TransitionLog | None) -> View:
-        settings = self.settings
-        view = View(
-            case=claimed.case,
-            settings=settings,
-            now=transaction.now,
-            jitter=self.jitter(),
-            read_began_at=claimed.claimed_at,
-            attempts=claimed.attempts,
-            log=log,
-        )
+    def _with_evidence(self, transaction: Transaction, view: View, reading: Reading) -> View:
         state = reading.state if isinstance(reading, PackageSnapshot) else None
-        if state is None or is_packed(state, settings) or policy.is_confirmed(state, claimed.attempts, settings):
+        if state is None or is_packed(state, self.settings) or policy.is_confirmed(view, state):
             return view
-        sent_at = journal.last_send(claimed.attempts)
-        shipped, cancelled = inbox.signed_events(transaction, claimed.case.package_id, sent_at, state.value)
+        sent_at = journal.last_send(view.attempts)
+        shipped, cancelled = inbox.signed_events(transaction, view.case.package_id, sent_at, state.value)
         return replace(
             view,
-            shipped_values=settings.shipped_statuses or journal.shipped_values_learned(transaction),
+            shipped_values=self.settings.shipped_statuses or journal.shipped_values_learned(transaction),
             shipped_event=shipped,
             cancelled_event=cancelled,
         )
@@ -219,14 +217,13 @@ class Attendant:
         sending = Note("command", f"attempt {attempt.attempt_id}: sending {named(command)}")
         return attempt, replace(verdict, case=case, notes=(*verdict.notes, sending))
 
-    def _send(self, claimed: Claim, send: _Send) -> None:
+    def _send(self, claimed: Claim, case: Case, attempt: Attempt, first_byte_by: float) -> None:
         """Sends the command and writes its answer. A crash in between leaves the attempt open, as it must.
 
         The answer is written even where an operator took the package away meanwhile: the attempt is ours.
         """
-        case, attempt = send.case, send.attempt
         _SENDING.emit(package_id=case.package_id, attempt_id=attempt.attempt_id, episode=case.episode)
-        answer = self.oms.command(case.package_id, attempt.command, send.first_byte_by)
+        answer = self.oms.command(case.package_id, attempt.command, first_byte_by)
         # Without the OMS's words, which may quote anything: they stand in the attempt's row alone.
         cause, http_status = getattr(answer, "cause", None), getattr(answer, "status", None)
         with self.database.transaction() as transaction:

@@ -91,12 +91,13 @@ class View:
 
     @property
     def open_attempt(self) -> Attempt | None:
-        return _open(self.attempts)
+        return next((attempt for attempt in self.attempts if attempt.resolution is None), None)
 
     @property
     def possible_attempt(self) -> Attempt | None:
         """The newest attempt that may have been applied."""
-        return _possible(self.attempts)
+        possible = (attempt for attempt in reversed(self.attempts) if attempt.outcome in _MAY_HAVE_BEEN_APPLIED)
+        return next(possible, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,21 +167,23 @@ def worth_a_look(case: Case | None, listed: PackageSnapshot, settings: Settings,
 # One read, one verdict.
 
 
-def needs_transition_log(case: Case, attempts: tuple[Attempt, ...], reading: Reading, settings: Settings) -> bool:
+def needs_transition_log(view: View, reading: Reading) -> bool:
     """Whether the transition log could decide what the read alone cannot."""
     if not isinstance(reading, PackageSnapshot) or reading.state is None:
         return False
-    if is_packed(reading.state, settings):
-        return case.packed_since is None and case.left_packed_at is not None
-    if _possible(attempts) is None or is_confirmed(reading.state, attempts, settings):
+    if is_packed(reading.state, view.settings):
+        return view.case.packed_since is None and view.case.left_packed_at is not None
+    if view.possible_attempt is None or is_confirmed(view, reading.state):
         return False
-    return _is_unsettled(case, attempts)
+    return _is_unsettled(view)
 
 
-def is_confirmed(state: StateValue, attempts: tuple[Attempt, ...], settings: Settings) -> bool:
-    """Whether a state other than Packed proves by itself that the last command was applied."""
-    attempt = _possible(attempts)
-    return attempt is not None and _confirms(state, attempt, settings)
+def is_confirmed(view: View, state: StateValue) -> bool:
+    """Whether a state other than Packed proves by itself that the last command, an accepted one, was applied."""
+    attempt = view.possible_attempt
+    if attempt is None or attempt.outcome is not Outcome.ACCEPTED or attempt.resolution is not None:
+        return False
+    return state.value not in NOT_SHIPPED - view.settings.shipped_statuses
 
 
 def decide(view: View, reading: Reading) -> Verdict:
@@ -498,7 +501,7 @@ def _not_in_packed(view: View, state: StateValue) -> Verdict:
     if case.packed_since is not None:
         left = replace(case, packed_since=None, left_packed_at=view.now, left_modified_at=case.modified_at)
         return _left_packed(replace(view, case=replace(left, looking_since=view.now, looks=1)), state)
-    if case.left_packed_at is not None and _is_unsettled(case, view.attempts):
+    if case.left_packed_at is not None and _is_unsettled(view):
         return _left_packed(replace(view, case=replace(case, repacked_at=None)), state)
     if case.left_packed_at is not None or case.state is CaseState.ALREADY_SHIPPED:
         return Verdict(case=replace(case, repacked_at=None, looking_since=None))
@@ -512,7 +515,7 @@ def _left_packed(view: View, state: StateValue) -> Verdict:
     attempt = view.possible_attempt
     if attempt is None:
         return _left_by_others(view, state)
-    if _confirms(state, attempt, view.settings):
+    if is_confirmed(view, state):
         first_read_back = attempt.read_backs == 0
         verdict = _shipped(view, Evidence.READ_BACK, f"accepted, then read as {state}")
         return replace(verdict, learned=state.value if first_read_back else None)
@@ -579,24 +582,10 @@ def _never_packed(view: View, state: StateValue) -> Verdict:
 # How verdicts are made.
 
 
-def _is_unsettled(case: Case, attempts: tuple[Attempt, ...]) -> bool:
+def _is_unsettled(view: View) -> bool:
     """Whether a read outside Packed still has something to decide about the episode."""
-    in_work = case.packed_since is not None or case.state not in CLOSED
-    return in_work or _open(attempts) is not None
-
-
-def _open(attempts: tuple[Attempt, ...]) -> Attempt | None:
-    return next((attempt for attempt in attempts if attempt.resolution is None), None)
-
-
-def _possible(attempts: tuple[Attempt, ...]) -> Attempt | None:
-    return next((attempt for attempt in reversed(attempts) if attempt.outcome in _MAY_HAVE_BEEN_APPLIED), None)
-
-
-def _confirms(state: StateValue, attempt: Attempt, settings: Settings) -> bool:
-    """Whether a state other than Packed proves that an accepted command was applied."""
-    unconfirmed = attempt.outcome is Outcome.ACCEPTED and attempt.resolution is None
-    return unconfirmed and state.value not in NOT_SHIPPED - settings.shipped_statuses
+    in_work = view.case.packed_since is not None or view.case.state not in CLOSED
+    return in_work or view.open_attempt is not None
 
 
 # Grace ends by itself, and what is not Packed for 15 minutes is left alone.

@@ -1404,6 +1404,8 @@ def test_a_closed_case_in_packed_again_with_its_old_date_is_shown_to_a_person_to
     assert early.next_look_at is not None
     late = decided(early.case, a_snapshot(modified_at=NOW), now=NOW + QUARTER)
     assert (standing(late), late.next_look_at) == ((ATTENTION, Reason.OUTCOME_UNKNOWN, True), None)
+    later = decided(late.case, a_snapshot(modified_at=NOW), now=NOW + 2 * QUARTER)
+    assert (standing(later), later.next_look_at, later.notes) == (standing(late), None, ())
 
 
 def test_leaving_packed_remembers_the_modified_date_it_left_with() -> None:
@@ -1437,7 +1439,7 @@ def test_leaving_packed_remembers_the_modified_date_it_left_with() -> None:
 def test_the_transition_log_is_asked_only_where_it_may_decide(
     case: Case, attempts: Sequence[Attempt], reading: Reading, needed: bool
 ) -> None:
-    assert needs_transition_log(case, tuple(attempts), reading, some_settings()) is needed
+    assert needs_transition_log(a_view(case, *attempts), reading) is needed
 
 
 # Laws, for any read of any case. What speaks for a command is drawn more often than what speaks against it.
@@ -1583,7 +1585,7 @@ LAWS = (
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(VIEWS, READINGS)
 def test_every_read_of_every_case_has_a_verdict_that_keeps_every_law(view: View, reading: Reading) -> None:
-    needs_transition_log(view.case, view.attempts, reading, view.settings)
+    needs_transition_log(view, reading)
     verdict = decide(view, reading)
     for law in LAWS:
         law(view, reading, verdict)
