@@ -324,33 +324,28 @@ def rules_finding(ruling: Match | FieldMissing) -> Finding:
     """Our rules say that it is to be shipped."""
     if isinstance(ruling, FieldMissing):
         observed = f"rule {ruling.rule.name!r} asks {ruling.field}, which the package does not have"
-        return Check("rules", "ship", observed, "fail"), Reason.RULE_FIELD_MISSING
+        return _finding("rules", "ship", observed, Reason.RULE_FIELD_MISSING)
     observed = f"{ruling.action} by rule {ruling.rule.name!r}" if ruling.rule else f"{ruling.action} by default"
-    if ruling.action == "ship":
-        return Check("rules", "ship", observed, "pass"), None
-    return Check("rules", "ship", observed, "fail"), Reason.RULE
+    return _finding("rules", "ship", observed, None if ruling.action == "ship" else Reason.RULE)
 
 
 def items_findings(snapshot: PackageSnapshot, settings: Settings) -> tuple[Finding, ...]:
     """All items are listed, and each is in Packed."""
     items = snapshot.items
     if items is None or not items.items:
-        return ((Check("items are complete", "at least one item", "none", "fail"), Reason.NO_ITEMS),)
+        return (_finding("items are complete", "at least one item", "none", Reason.NO_ITEMS),)
     if items.problem is not None:
-        return (
-            (Check("items are complete", "all items of the package", items.problem, "fail"), Reason.ITEMS_INCOMPLETE),
-        )
-    complete = Check("items are complete", "all items of the package", counted(len(items.items), "item"), "pass")
+        return (_finding("items are complete", "all items of the package", items.problem, Reason.ITEMS_INCOMPLETE),)
+    complete = _finding("items are complete", "all items of the package", counted(len(items.items), "item"))
     expected = f"all {PACKAGE_ITEM_STATUS} {settings.item_packed_status}"
     states = [item.state for item in items.items]
     strangers = [state for state in states if state is not None and not state.is_of(PACKAGE_ITEM_STATUS)]
     if strangers:
-        check = Check("items are Packed", expected, f"an item is {strangers[0]}", "fail")
-        return ((complete, None), (check, Reason.WRONG_ENUM_CLASS))
+        stranger = f"an item is {strangers[0]}"
+        return (complete, _finding("items are Packed", expected, stranger, Reason.WRONG_ENUM_CLASS))
     by_state = clean(", ".join(f"{count} in {value}" for value, count in sorted(items.counts().items())))
     packed = all(state is not None and state.value == settings.item_packed_status for state in states)
-    check = Check("items are Packed", expected, by_state, "pass" if packed else "fail")
-    return ((complete, None), (check, None if packed else Reason.ITEMS_MIXED))
+    return (complete, _finding("items are Packed", expected, by_state, None if packed else Reason.ITEMS_MIXED))
 
 
 def offer_finding(offered: tuple[OfferedCommand, ...] | None, command: Command, settings: Settings) -> Finding:
@@ -376,17 +371,17 @@ def offer_finding(offered: tuple[OfferedCommand, ...] | None, command: Command, 
         if number is None or not numbers:
             return found("the offered commands cannot be compared with ours", "unknown")
         is_offered = number in numbers
-    return found("offered", "pass") if is_offered else found(_offers(offered), "fail", Reason.COMMAND_NOT_OFFERED)
+    if is_offered:
+        return found("offered", "pass")
+    return found(clean(f"offered: {'; '.join(map(_offer, offered))}"), "fail", Reason.COMMAND_NOT_OFFERED)
 
 
 def grace_finding(now: datetime, grace_until: datetime | None) -> Finding:
     """The grace period is over, if there is one."""
     if grace_until is None:
-        return Check("grace is over", "no grace period", "none is set", "pass"), None
-    expected = f"now at or after {grace_until:%Y-%m-%d %H:%M:%S} UTC"
-    passed = now >= grace_until
-    check = Check("grace is over", expected, f"{now:%Y-%m-%d %H:%M:%S} UTC", "pass" if passed else "fail")
-    return check, None if passed else Reason.GRACE
+        return _finding("grace is over", "no grace period", "none is set")
+    expected, observed = f"now at or after {grace_until:%Y-%m-%d %H:%M:%S} UTC", f"{now:%Y-%m-%d %H:%M:%S} UTC"
+    return _finding("grace is over", expected, observed, None if now >= grace_until else Reason.GRACE)
 
 
 def command_for(ruling: Match | FieldMissing, settings: Settings) -> Command:
@@ -399,18 +394,19 @@ def command_for(ruling: Match | FieldMissing, settings: Settings) -> Command:
 
 def named(command: Command) -> str:
     """The command in words."""
-    parts = [
-        f"transition {command.transition_id}" if command.transition_id is not None else "",
-        f"slug {command.slug!r}" if command.slug is not None else "",
-    ]
-    return ", ".join(part for part in parts if part)
-
-
-def _offers(offered: tuple[OfferedCommand, ...]) -> str:
-    return clean(f"offered: {'; '.join(map(_offer, offered))}")
+    return _in_words(None if command.transition_id is None else str(command.transition_id), command.slug)
 
 
 def _offer(one: OfferedCommand) -> str:
     """All it says of itself; its own id only where it names no transition."""
-    numbers = [f"transition {one.transition}" if one.transition else "", f"slug {one.slug!r}" if one.slug else ""]
-    return ", ".join(filter(None, numbers)) or f"id {one.command_id}"
+    return _in_words(one.transition, one.slug) or f"id {one.command_id}"
+
+
+def _in_words(transition: str | None, slug: str | None) -> str:
+    parts = [f"transition {transition}" if transition else "", f"slug {slug!r}" if slug else ""]
+    return ", ".join(filter(None, parts))
+
+
+def _finding(name: str, expected: str, observed: str, reason: Reason | None = None) -> Finding:
+    """A check that fails for this reason, or passes."""
+    return Check(name, expected, observed, "fail" if reason else "pass"), reason
