@@ -198,10 +198,8 @@ def decide(view: View, reading: Reading) -> Verdict:
             return _unreadable(view, reading.problem, Reason.BAD_SHAPE)
         case ReadFailed():
             return _look_again(view, reading.cause)
-        case Unauthorised():
+        case Unauthorised() | Throttled():
             return _look_again(view, f"the OMS answered {reading.status} to the read")
-        case Throttled():
-            return _look_again(view, "the OMS answered 429 to the read")
         case Misconfigured():  # pragma: no branch - mypy proves that there is no other
             return _look_again(view, f"the OMS answered {reading.status}, a redirect, to the read")
 
