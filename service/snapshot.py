@@ -87,7 +87,7 @@ class _ItemSchema(TolerantSchema):
     package = OwnerId()
 
 
-class _OfferedSchema(TolerantSchema):
+class _CommandSchema(TolerantSchema):
     slug = Text()
     transition = TextOrOwner()
     transition_id = Text()
@@ -119,13 +119,7 @@ class _TransitionSchema(TolerantSchema):
     created_date = Moment()
 
 
-class _CommandSchema(TolerantSchema):
-    slug = Text()
-    transition_id = Text()
-
-
 _ITEM = _ItemSchema()
-_OFFERED = _OfferedSchema()
 _STOCK_LOCATION = _StockLocationSchema()
 _PACKAGE = _PackageSchema()
 _TRANSITION = _TransitionSchema()
@@ -218,7 +212,7 @@ def _offered(commands: object) -> tuple[OfferedCommand, ...] | None:
 
 
 def _command(value: object) -> OfferedCommand:
-    command = _OFFERED.read(value)
+    command = _COMMAND.read(value)
     transition = command.get("transition") or command.get("transition_id")
     return OfferedCommand(command.get("slug"), transition, command.get("id"))
 
