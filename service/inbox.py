@@ -196,8 +196,8 @@ def _accepting(database: Database) -> sa.Executable:
     package_id = sa.bindparam("package_id", type_=sa.BigInteger)
     shipped = sa.exists().where(packages.c.package_id == package_id, packages.c.state == CaseState.SHIPPED)
     wanted = sa.or_(stored.c.seen == 1, ~shipped)
-    hinting = worklist.hinting(database, package_id, stored.c.last_seen_at, wanted)
-    return sa.select(stored.c.seen).add_cte(hinting)
+    hinting = worklist.hinting(database, package_id, sa.literal("webhook"), stored.c.last_seen_at, wanted)
+    return sa.select(stored.c.seen).add_cte(hinting.cte("hinted"))
 
 
 def _keep_body(transaction: Transaction, delivery_id: int, body: bytes) -> None:

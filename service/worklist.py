@@ -36,8 +36,6 @@ _SAME_TIME = timedelta(seconds=30)
 DISMISSIBLE = (CaseState.WAITING, CaseState.WOULD_SHIP, CaseState.NEEDS_ATTENTION)
 # What is written at once keeps nobody waiting for long, and stays far below the time that a statement has.
 _PAGE = 500
-_HINTED = {"state": CaseState.WAITING, "hint_seq": 1, "hinted": True}
-_HINTED_AT = ("due_at", "created_at", "changed_at")
 _OMS_TIMES = {"modified_at", "left_modified_at"}
 # Instants that may rightly be in the future; all others say when something was.
 _PLANNED = {"due_at", "leased_until", "command_not_before", "deadline_at", "probe_at", "hold_off_until", "next_slot_at"}
@@ -65,22 +63,36 @@ def hint(transaction: Transaction, package_id: int, source: str) -> None:
     Never touches what a command has to wait for, a budget or a held case.
     """
     transaction.wake_workers()
-    row = _HINTED | {"package_id": package_id, "first_hint": source} | dict.fromkeys(_HINTED_AT, transaction.now)
-    transaction.execute(transaction.database.built(_hinting), row)
+    given = {"package_id": package_id, "source": source, "now": transaction.now}
+    transaction.execute(transaction.database.built(_hinting), given)
 
 
 def hinting(
     database: Database,
     package_id: sa.ColumnElement[int],
+    source: sa.ColumnElement[str],
     now: sa.ColumnElement[datetime],
     where: sa.ColumnElement[bool],
-) -> sa.CTE:
-    """A webhook's `hint`, as a part of a statement of PostgreSQL. Whoever runs that must wake workers."""
-    constants = _HINTED | {"first_hint": "webhook"}
-    row: dict[str, sa.ColumnElement[Any]] = {"package_id": package_id} | dict.fromkeys(_HINTED_AT, now)
-    row |= {name: sa.literal(value, packages.c[name].type) for name, value in constants.items()}
-    found = sa.select(*(value.label(name) for name, value in row.items())).where(where)
-    return _as_upsert(database.insert(packages).from_select(list(row), found)).cte("hinted")
+) -> Insert:
+    """A `hint` as a statement, or as a part of one. Whoever runs that must wake workers."""
+    row: dict[str, sa.ColumnElement[Any]] = {"package_id": package_id, "first_hint": source}
+    row |= {"state": sa.literal(CaseState.WAITING, sa.Text), "hint_seq": sa.literal(1), "hinted": sa.true()}
+    row |= dict.fromkeys(("due_at", "created_at", "changed_at"), now)
+    hint = database.insert(packages).from_select(list(row), sa.select(*row.values()).where(where))
+    asked_at: sa.ColumnElement[Any] = hint.excluded.due_at
+    # A second after the last look; now, if that is past or, after a clock was set back, far away.
+    after_last_look = _earlier(packages.c.last_look_at, -MIN_LOOK_INTERVAL)
+    near = sa.and_(after_last_look > asked_at, after_last_look <= _earlier(asked_at, -MIN_LOOK_INTERVAL))
+    soonest = sa.case((near, after_last_look), else_=asked_at)
+    later = sa.or_(packages.c.due_at.is_(None), packages.c.due_at > soonest)
+    return hint.on_conflict_do_update(
+        index_elements=[packages.c.package_id],
+        set_={
+            "hint_seq": packages.c.hint_seq + 1,
+            "hinted": True,
+            "due_at": sa.case((later, soonest), else_=packages.c.due_at),
+        },
+    )
 
 
 def put_in_backlog(transaction: Transaction, package_id: int) -> None:
@@ -378,24 +390,8 @@ def _claim_of(row: sa.RowMapping, sent: Sequence[sa.RowMapping], now: datetime) 
 
 
 def _hinting(database: Database) -> sa.Executable:
-    return _as_upsert(database.insert(packages))
-
-
-def _as_upsert(hint: Insert) -> Insert:
-    now: sa.ColumnElement[Any] = hint.excluded.due_at
-    # A second after the last look; now, if that is past or, after a clock was set back, far away.
-    after_last_look = _earlier(packages.c.last_look_at, -MIN_LOOK_INTERVAL)
-    near = sa.and_(after_last_look > now, after_last_look <= _earlier(now, -MIN_LOOK_INTERVAL))
-    soonest = sa.case((near, after_last_look), else_=now)
-    later = sa.or_(packages.c.due_at.is_(None), packages.c.due_at > soonest)
-    return hint.on_conflict_do_update(
-        index_elements=[packages.c.package_id],
-        set_={
-            "hint_seq": packages.c.hint_seq + 1,
-            "hinted": True,
-            "due_at": sa.case((later, soonest), else_=packages.c.due_at),
-        },
-    )
+    package_id, source = sa.bindparam("package_id", type_=sa.BigInteger), sa.bindparam("source", type_=sa.Text)
+    return hinting(database, package_id, source, _instant("now"), sa.true())
 
 
 def _instant(name: str) -> sa.BindParameter[datetime]:
