@@ -148,16 +148,17 @@ def worth_a_look(case: Case | None, listed: PackageSnapshot, settings: Settings,
         return None
     if case.state is CaseState.WAITING and case.reason in _NOT_FOR_THE_SWEEP:
         return None
+    ruling = rules.judge(settings.rules, listed.facts)
     match case.state:
         case CaseState.WAITING | CaseState.NEEDS_ATTENTION:
             view = View(case=case, settings=settings, now=now, jitter=0.0)
-            if case.reason is Reason.GRACE and not _is_grace_over(view, listed):
-                return None  # it is due then; sooner only where the grace period was made shorter
-            return "it would ship now" if listed.items is None or _passes(view, listed) else None
+            against = {reason for _, reason in _findings(view, listed, ruling)} - {None}
+            if case.reason is Reason.GRACE and against & {Reason.GRACE, Reason.RULE_FIELD_MISSING}:
+                return None  # it is due then; sooner only where the list shows that its grace was made shorter
+            return "it would ship now" if listed.items is None or against <= {Reason.GRACE} else None
         case CaseState.WOULD_SHIP:
             return "MODE is live now" if settings.live else None
         case CaseState.SKIPPED if case.reason is Reason.RULE:
-            ruling = rules.judge(settings.rules, listed.facts)
             same = isinstance(ruling, Match) and ruling.action == "skip"
             return None if same else "the rules decide otherwise now"
         case _:
@@ -448,21 +449,6 @@ def _findings(view: View, snapshot: PackageSnapshot, ruling: Match | FieldMissin
         offer_finding(snapshot.offered, command_for(ruling, settings), settings),
         grace_finding(view.now, _grace_until(view, ruling)),
     )
-
-
-def _passes(view: View, snapshot: PackageSnapshot) -> bool:
-    """Whether nothing but the grace period speaks against the command."""
-    ruling = rules.judge(view.settings.rules, snapshot.facts)
-    return all(reason in (None, Reason.GRACE) for _, reason in _findings(view, snapshot, ruling))
-
-
-def _is_grace_over(view: View, listed: PackageSnapshot) -> bool:
-    """Whether it is as far as a list tells; which rule's it is may take a read."""
-    ruling = rules.judge(view.settings.rules, listed.facts)
-    if isinstance(ruling, FieldMissing):
-        return False
-    grace_until = _grace_until(view, ruling)
-    return grace_until is None or grace_until <= view.now
 
 
 def _grace_until(view: View, ruling: Match | FieldMissing) -> datetime | None:
