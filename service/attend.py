@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from service import brakes, inbox, journal, logs, policy, worklist
 from service.brakes import Operation
-from service.case import Attempt, Case, CaseState, Note, Reason, Settings, is_packed, named
+from service.case import Attempt, Case, CaseState, Note, Outcome, Reason, Settings, is_packed, named
 from service.database import Database, Transaction
 from service.oms import FIRST_BYTE_WITHIN_S, Oms, Unread
 from service.outcome import BadShape, Command, Reading, Throttled
@@ -160,7 +160,7 @@ class Attendant:
         state = reading.state if isinstance(reading, PackageSnapshot) else None
         if state is None or is_packed(state, self.settings) or policy.is_confirmed(view, state):
             return view
-        sent_at = journal.last_send(view.attempts)
+        sent_at = max((one.started_at for one in view.attempts if one.outcome is not Outcome.NOT_SENT), default=None)
         shipped, cancelled = inbox.signed_events(transaction, view.case.package_id, sent_at, state.value)
         return replace(
             view,

@@ -174,12 +174,6 @@ def shipped_values_learned(transaction: Transaction) -> frozenset[str]:
     return frozenset(transaction.execute(_LEARNED).scalars())
 
 
-def last_send(sent: Sequence[Attempt]) -> datetime | None:
-    """When the newest attempt that was not held back began."""
-    starts = [attempt.started_at for attempt in sent if attempt.outcome is not Outcome.NOT_SENT]
-    return max(starts, default=None)
-
-
 def _attempt(row: sa.RowMapping) -> Attempt:
     outcome, resolution = row["outcome"], row["resolution"]
     return Attempt(
