@@ -34,23 +34,6 @@ SHORTEST_S, LONGEST_S = 1.0, 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One row of the funnel; `share` of the first row, from 0 to 1."""
-
-    name: str
-    count: int
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One shipped package: when within the day, and how long it took on a scale of logarithms; each from 0 to 1."""
-
-    x: float
-    y: float
-
-
-@dataclass(frozen=True, slots=True)
 class Today:
     """The day so far. `times`: when each of the newest packages was proven shipped, and after how long."""
 
@@ -59,20 +42,23 @@ class Today:
     new: dict[str, int]
     times: tuple[tuple[datetime, timedelta], ...]
 
-    def funnel(self) -> Iterator[Step]:
-        """The packages first heard of today and where they stand now."""
+    def funnel(self) -> Iterator[tuple[str, int, float]]:
+        """The packages first heard of today and where they stand now: name, count, and share of all from 0 to 1."""
         total = sum(self.new.values())
-        yield Step("First heard of today", total, 1.0 if total else 0.0)
+        yield "First heard of today", total, 1.0 if total else 0.0
         for name, states in _FUNNEL:
             count = sum(self.new.get(state, 0) for state in states)
             if count:
-                yield Step(name, count, count / total)
+                yield name, count, count / total
 
-    def points(self) -> Iterator[Point]:
-        """The plot of the times, newest first, by the clock on the wall: not every day has 24 hours."""
+    def points(self) -> Iterator[tuple[float, float]]:
+        """The plot of the times, newest first: when within the day, and the height of how long it took, from 0 to 1.
+
+        By the clock on the wall: not every day has 24 hours.
+        """
         for at, took in self.times:
             on_the_wall = at.astimezone(self.midnight.tzinfo).replace(tzinfo=None)
-            yield Point((on_the_wall - self.midnight.replace(tzinfo=None)) / timedelta(days=1), height(took))
+            yield (on_the_wall - self.midnight.replace(tzinfo=None)) / timedelta(days=1), height(took)
 
     def summary(self) -> str:
         """The plot in a sentence."""

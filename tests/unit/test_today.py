@@ -25,8 +25,8 @@ SECOND = timedelta(seconds=1)
 )
 def test_a_package_is_drawn_at_the_hour_that_the_clock_on_the_wall_showed(at: datetime, hour: float) -> None:
     midnight = at.astimezone(BERLIN).replace(hour=0, minute=0)
-    [point] = Today(midnight, 1, {}, ((at, SECOND),)).points()
-    assert point.x == pytest.approx(hour / 24)
+    [(x, _)] = Today(midnight, 1, {}, ((at, SECOND),)).points()
+    assert x == pytest.approx(hour / 24)
 
 
 @pytest.mark.parametrize(
