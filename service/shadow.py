@@ -32,15 +32,6 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A line of a package's timeline."""
-
-    at: datetime
-    kind: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Compared:
     """One time that a package would have been shipped, and what happened then."""
 
@@ -50,41 +41,36 @@ class Compared:
     ended_at: datetime | None = None
     what: str = ""
 
-    @property
-    def saved_s(self) -> float:
-        """How much earlier it would have left Packed."""
-        return (self.ended_at - self.would_ship_at).total_seconds() if self.ended_at else 0.0
 
-
-def compare(package_id: int, entries: Iterable[Entry], *, last_seen_shipped: bool) -> list[Compared]:
-    """Every time this package would have been shipped. Entries oldest first.
+def compare(package_id: int, entries: Iterable[Mapping[Any, Any]], *, last_seen_shipped: bool) -> list[Compared]:
+    """Every time this package would have been shipped. `entries` are its timeline, oldest first.
 
     `last_seen_shipped`: the last read showed a value that is known as shipped by now, perhaps not yet when it left.
     """
     told: list[Compared] = []
     for entry in entries:
         before = told[-1].fate if told else None
-        if entry.kind == CaseState.WOULD_SHIP:
+        if entry["kind"] == CaseState.WOULD_SHIP:
             if before is not Fate.STILL_PACKED:
-                told.append(Compared(package_id, entry.at))
+                told.append(Compared(package_id, entry["at"]))
         elif before is not None and (after := _fate(before, entry)) is not before:
-            told[-1] = replace(told[-1], fate=after, ended_at=entry.at, what=entry.text)
+            told[-1] = replace(told[-1], fate=after, ended_at=entry["at"], what=entry["text"])
     if told and last_seen_shipped and told[-1].fate is Fate.DISAGREED:
         told[-1] = replace(told[-1], fate=Fate.AGREED)
     return told
 
 
-def _fate(before: Fate, entry: Entry) -> Fate:
+def _fate(before: Fate, entry: Mapping[Any, Any]) -> Fate:
     """What an entry makes of it. Who dismissed a package may have shipped it later all the same."""
-    state, _, reason = entry.kind.partition("/")
+    state, _, reason = entry["kind"].partition("/")
     if state == CaseState.ALREADY_SHIPPED and before in (Fate.STILL_PACKED, Fate.DISAGREED):
         return Fate.AGREED
     if before is not Fate.STILL_PACKED:
         return before
-    dismissed = entry.kind == "operator" and entry.text.startswith(operator.DISMISSED)
+    dismissed = entry["kind"] == "operator" and entry["text"].startswith(operator.DISMISSED)
     if dismissed or (state == CaseState.SKIPPED and reason in (Reason.LEFT_PACKED, Reason.CANCELLED)):
         return Fate.DISAGREED
-    return Fate.WITHDRAWN if state in set(CaseState) or entry.kind == "command" else before
+    return Fate.WITHDRAWN if state in set(CaseState) or entry["kind"] == "command" else before
 
 
 def report(database: Database, settings: Settings) -> list[Compared]:
@@ -101,14 +87,14 @@ def report(database: Database, settings: Settings) -> list[Compared]:
         shipped_values = settings.shipped_statuses or journal.shipped_values_learned(transaction)
         for package_id, rows in groupby(transaction.execute(query).mappings(), lambda row: row["package_id"]):
             history = list(rows)
-            entries = (Entry(row["at"], row["kind"], row["text"]) for row in history)
-            found += compare(package_id, entries, last_seen_shipped=history[0]["state_value"] in shipped_values)
+            found += compare(package_id, history, last_seen_shipped=history[0]["state_value"] in shipped_values)
     return found
 
 
 def summary(compared: Sequence[Compared]) -> dict[str, Any]:
     """The report for programs."""
-    saved = [one.saved_s for one in compared if one.fate is Fate.AGREED]
+    agreed = [one for one in compared if one.fate is Fate.AGREED]
+    saved = [(one.ended_at - one.would_ship_at).total_seconds() for one in agreed if one.ended_at]
     return {
         "would_ship": len(compared),
         **{fate: sum(one.fate is fate for one in compared) for fate in Fate},

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from service import operator, shadow
-from service.shadow import Entry, Fate, compare
+from service.shadow import Fate, compare
 from service.sweep import Sweeper
 from tests.commands import Autoship
 from tests.integration.conftest import Floor
@@ -18,6 +18,11 @@ NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 WOULD, THEY_SHIPPED, LEFT = ("would_ship", ""), ("already_shipped", ""), ("skipped/left_packed", "")
 DISMISSED, AGAIN = ("operator", "dismissed"), ("operator", "asked to look again")
+
+
+def timeline(*lines: tuple[str, str]) -> list[dict[str, object]]:
+    """A line each minute."""
+    return [{"at": NOW + number * MINUTE, "kind": kind, "text": text} for number, (kind, text) in enumerate(lines)]
 
 
 @pytest.mark.parametrize(
@@ -41,12 +46,11 @@ DISMISSED, AGAIN = ("operator", "dismissed"), ("operator", "asked to look again"
     ],
 )
 def test_what_followed_decides_whether_people_agreed(lines: list[tuple[str, str]], fates: list[Fate]) -> None:
-    entries = [Entry(NOW + number * MINUTE, kind, text) for number, (kind, text) in enumerate(lines)]
-    assert [one.fate for one in compare(73, entries, last_seen_shipped=False)] == fates
+    assert [one.fate for one in compare(73, timeline(*lines), last_seen_shipped=False)] == fates
 
 
 def test_a_state_that_is_known_as_shipped_only_by_now_counts_as_shipped() -> None:
-    entries = [Entry(NOW, *WOULD), Entry(NOW + MINUTE, *LEFT), Entry(NOW + MINUTE, *WOULD), Entry(NOW + MINUTE, *LEFT)]
+    entries = timeline(WOULD, LEFT, WOULD, LEFT)
     assert [one.fate for one in compare(73, entries, last_seen_shipped=True)] == [Fate.DISAGREED, Fate.AGREED]
 
 
