@@ -9,7 +9,6 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -23,7 +22,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from service import __version__, brakes, explain, journal, logs, operator, signin, standing, today, vitals, worklist
 from service.case import CLOSED, MEANINGS, CaseState, Reason
 from service.config import Config
-from service.database import Database, Transaction
+from service.database import Database
 from service.errors import DatabaseUnavailable, OmsUnreachable
 from service.lookup import Lookup, Turn, checked, choice
 from service.operator import MAX_NAME, MAX_WHY, Acted, Word, tidy
@@ -72,12 +71,14 @@ def install(app: Flask, config: Config, database: Database, lookup: Lookup, turn
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     app.jinja_env.filters["plain"] = _plain
     app.jinja_env.globals.update(
-        counted=counted, form_token=signin.form_token, max_why=MAX_WHY, max_name=MAX_NAME, version=__version__
+        counted=counted,
+        form_token=signin.form_token,
+        max_name=MAX_NAME,
+        max_why=MAX_WHY,
+        meaning_of=explain.meaning_of,
+        version=__version__,
     )
-    app.register_blueprint(_blueprint(_Console(config, database, lookup, turn, probe)))
-
-
-def _blueprint(console: _Console) -> Blueprint:
+    console = _Console(config, database, lookup, turn, probe)
     pages = Blueprint("console", __name__, static_folder="static", static_url_path="/static")
     pages.before_request(console.check)
     pages.after_request(_guarded)
@@ -96,20 +97,7 @@ def _blueprint(console: _Console) -> Blueprint:
         "/packages/<int:package_id>/<any(recheck, dismiss):act>", "on_package", console.on_package, methods=both
     )
     pages.add_url_rule("/<any(pause, resume):act>", "on_service", console.on_service, methods=both)
-    return pages
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """An act that a person is to confirm: what it is called, what will happen, and where that is seen afterwards.
-
-    `possible` is False where it would change nothing.
-    """
-
-    title: str
-    consequence: str
-    back: str
-    possible: bool = True
+    app.register_blueprint(pages)
 
 
 class _Console:
@@ -169,7 +157,8 @@ class _Console:
             found = vitals.read(self._database, self._config.oms_rate_per_s, count_deliveries=False)
             with self._database.reading() as transaction:
                 day = today.read(transaction, self._config.display_tz)
-                needing = _needing(transaction)
+                needing = worklist.listed(transaction, CaseState.NEEDS_ATTENTION, None, limit=NEEDING)
+                came_at = journal.needed_a_person_at(transaction, [row["package_id"] for row in needing])
                 acts = journal.newest_of_service(transaction, ACTS)
         return self._page(
             "start.html",
@@ -177,6 +166,7 @@ class _Console:
             standing=standing.judge(found, day.shipped, live=self._live, writable=unwritable is None),
             day=day,
             needing=needing,
+            came_at=came_at,
             needing_in_all=found.count(CaseState.NEEDS_ATTENTION),
             waiting=list(_waiting(found)),
             acts=acts,
@@ -194,7 +184,7 @@ class _Console:
             "packages.html",
             now,
             title=f"Packages: {_plain(state or 'all')}{', ' + _plain(reason) if reason else ''}",
-            packages=[_told(row) for row in rows[:PAGE]],
+            packages=rows[:PAGE],
             states=list(CaseState),
             state=state,
             following={"state": state, "reason": reason, "after": rows[PAGE - 1]["package_id"]}
@@ -211,8 +201,7 @@ class _Console:
         if only is not None:
             return _see_other("console.package", package_id=only)
         title = f"Packages under {text}" if rows else f"Nothing is known under {text}" if text else "Search"
-        packages = [_told(row) for row in rows]
-        return self._render("packages.html", now, title=title, packages=packages, searched=text, state=None)
+        return self._render("packages.html", now, title=title, packages=rows, searched=text, state=None)
 
     def package(self, package_id: int) -> Page:
         """Everything about one package."""
@@ -244,37 +233,43 @@ class _Console:
             row = worklist.find(transaction, checked(package_id))
             shut = brakes.read(transaction).against_command(package_id, transaction.now)
             now = transaction.now
-        back = url_for("console.package", package_id=package_id)
         if act == "recheck":
-            asked = _Asked(f"Recheck package {package_id}", _after_recheck(row, shut, live=self._live), back)
-            return self._confirmed(asked, now, lambda word: operator.recheck(self._database, package_id, word))
-        possible = row is not None and row["state"] in worklist.DISMISSIBLE
-        asked = _Asked(f"Dismiss package {package_id}", _AFTER_DISMISS if possible else _CANNOT_DISMISS, back, possible)
-        return self._confirmed(asked, now, lambda word: operator.dismiss(self._database, package_id, word))
+            possible, consequence = True, _after_recheck(row, shut, live=self._live)
+            perform = partial(operator.recheck, self._database, package_id)
+        else:
+            possible = row is not None and row["state"] in worklist.DISMISSIBLE
+            consequence = _AFTER_DISMISS if possible else _CANNOT_DISMISS
+            perform = partial(operator.dismiss, self._database, package_id)
+        title, back = f"{act.capitalize()} package {package_id}", url_for("console.package", package_id=package_id)
+        return self._confirmed(title, back, now, perform, consequence, possible)
 
     def on_service(self, act: str) -> Page:
         """Pause or resume, for all workers."""
         with self._turn(), self._database.reading() as transaction:
             now, found = transaction.now, brakes.read(transaction)
-        back, is_held = url_for("console.start"), found.paused_at is not None
+        is_paused = found.paused_at is not None
         if act == "pause":
-            can_pause = not (is_held and brakes.is_by_person(found.pause_cause))
-            asked = _Asked("Pause shipping", _AFTER_PAUSE if can_pause else _PAUSED_ALREADY, back, can_pause)
-            return self._confirmed(asked, now, lambda word: operator.pause(self._database, word))
-        can_resume = is_held or found.breaker_opened_at is not None
-        asked = _Asked("Resume shipping", _AFTER_RESUME if can_resume else _NOTHING_HELD, back, can_resume)
-        return self._confirmed(asked, now, lambda word: operator.resume(self._database, word))
+            possible = not (is_paused and brakes.is_by_person(found.pause_cause))
+            consequence, perform = _AFTER_PAUSE if possible else _PAUSED_ALREADY, operator.pause
+        else:
+            possible = is_paused or found.breaker_opened_at is not None
+            consequence, perform = _AFTER_RESUME if possible else _NOTHING_HELD, operator.resume
+        title, back = f"{act.capitalize()} shipping", url_for("console.start")
+        return self._confirmed(title, back, now, partial(perform, self._database), consequence, possible)
 
-    def _confirmed(self, asked: _Asked, now: datetime, act: Callable[[Word], Acted]) -> Page:
-        """The page that asks why, or the act once that is said."""
+    def _confirmed(
+        self, title: str, back: str, now: datetime, act: Callable[[Word], Acted], consequence: str, possible: bool
+    ) -> Page:
+        """The page that asks why, or the act once that is said. Not `possible`: it would change nothing."""
         why = tidy(request.form.get("why", ""), MAX_WHY)
         if request.method == "POST" and why:
             with self._turn():
                 acted = act(Word(by=signin.name() or "", why=why))
-            flash(f"{asked.title}: {acted.text}.")
-            return redirect(asked.back, 303)
+            flash(f"{title}: {acted.text}.")
+            return redirect(back, 303)
         problem = "Say why: it is kept with what you do." if request.method == "POST" else None
-        page = self._render("confirm.html", now, asked=asked, problem=problem)
+        told = {"title": title, "consequence": consequence, "back": back, "possible": possible, "problem": problem}
+        page = self._render("confirm.html", now, **told)
         return (page, 400) if problem else page
 
     def _page(self, template: str, found: Vitals, **values: Any) -> str:
@@ -323,18 +318,6 @@ def _after_recheck(row: sa.RowMapping | None, shut: str | None, *, live: bool) -
             "there that it was not shipped."
         )
     return f"{looked_at} If every check passes, it is shipped at once."
-
-
-def _needing(transaction: Transaction) -> list[dict[str, Any]]:
-    rows = worklist.listed(transaction, CaseState.NEEDS_ATTENTION, None, limit=NEEDING)
-    came_at = journal.needed_a_person_at(transaction, [row["package_id"] for row in rows])
-    return [_told(row) | {"since": came_at.get(row["package_id"], row["changed_at"])} for row in rows]
-
-
-def _told(row: sa.RowMapping) -> dict[str, Any]:
-    meaning, advice = explain.meaning_of(row)
-    names = ("package_id", "number", "order_number", "state", "reason", "held")
-    return {**{name: row[name] for name in names}, "meaning": meaning, "advice": advice}
 
 
 def _waiting(found: Vitals) -> Iterator[dict[str, Any]]:
