@@ -6,7 +6,6 @@ import hmac
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import BadRequest
@@ -29,7 +28,7 @@ def blueprint(config: Config, database: Database, lookup: Lookup, turn: Turn) ->
     """The pages of operators' programs."""
     pages = _Pages(config, database, lookup, turn)
     api = Blueprint("api", __name__)
-    api.before_request(_bearer_check(config.admin_token))
+    api.before_request(pages.check)
     api.after_request(_not_stored)
     api.add_url_rule("/metrics", view_func=pages.scrape)
     api.add_url_rule("/api/v1/status", view_func=pages.status)
@@ -51,11 +50,30 @@ class _Pages:
         self._lookup = lookup
         self._turn = turn
 
+    def check(self) -> tuple[Response, int, dict[str, str]] | None:
+        """Asks for the token as a bearer's; how long that takes says nothing about it."""
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        shown = given.strip().encode("utf-8", "replace")
+        if scheme.lower() == "bearer" and hmac.compare_digest(shown, self._config.admin_token.encode()):
+            return None
+        return jsonify(status="error", reason="unauthorised"), 401, {"WWW-Authenticate": "Bearer"}
+
     def scrape(self) -> Response:
         return Response(metrics.render(self._vitals()), content_type=metrics.CONTENT_TYPE)
 
     def status(self) -> Response:
-        return jsonify(_status(self._vitals(), "live" if self._config.settings.live else "shadow"))
+        found = self._vitals()
+        return jsonify(
+            mode="live" if self._config.settings.live else "shadow",
+            paused=found.paused_at is not None,
+            breaker="closed" if found.breaker_opened_at is None else "open",
+            counts={state: found.count(state) for state in CaseState},
+            deliveries=found.deliveries,
+            oldest_due_s=found.oldest_due_s,
+            worker_seen_s=found.worker_seen_s,
+            last_webhook_at=explain.instant(found.last_webhook_at),
+            last_sweep_at=explain.instant(found.last_sweep_at),
+        )
 
     def listed(self) -> Response:
         state, reason = choice("state", CaseState), choice("reason", Reason)
@@ -85,37 +103,9 @@ class _Pages:
             return vitals.read(self._database, self._config.oms_rate_per_s)
 
 
-def _bearer_check(token: str) -> Callable[[], tuple[Response, int, dict[str, str]] | None]:
-    """Asks for the token as a bearer's; how long that takes says nothing about it."""
-    demanded = token.encode()
-
-    def check() -> tuple[Response, int, dict[str, str]] | None:
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        shown = given.strip().encode("utf-8", "replace")
-        if scheme.lower() == "bearer" and hmac.compare_digest(shown, demanded):
-            return None
-        return jsonify(status="error", reason="unauthorised"), 401, {"WWW-Authenticate": "Bearer"}
-
-    return check
-
-
 def _not_stored(response: Response) -> Response:
     response.headers["Cache-Control"] = "no-store"
     return response
-
-
-def _status(found: Vitals, mode: str) -> dict[str, Any]:
-    return {
-        "mode": mode,
-        "paused": found.paused_at is not None,
-        "breaker": "closed" if found.breaker_opened_at is None else "open",
-        "counts": {state: found.count(state) for state in CaseState},
-        "deliveries": found.deliveries,
-        "oldest_due_s": found.oldest_due_s,
-        "worker_seen_s": found.worker_seen_s,
-        "last_webhook_at": explain.instant(found.last_webhook_at),
-        "last_sweep_at": explain.instant(found.last_sweep_at),
-    }
 
 
 def _word() -> Word:
