@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -62,44 +62,19 @@ class Signs:
     held: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """Since when nothing was heard of a worker, and since when something has been late; in monotonic seconds.
-
-    Monotonic, so that neither a step of the database's clock nor the time without a database is taken for silence.
-    """
-
-    heard_at: float
-    on_time_at: float
-    heartbeats: frozenset[tuple[str, datetime]] = frozenset()
-
-    def after(self, signs: Signs, now_s: float) -> Watched:
-        """With one more look. A heartbeat is whatever changed since the last one."""
-        heard_at = self.heard_at if signs.heartbeats == self.heartbeats else now_s
-        on_time_at = self.on_time_at if signs.late_by >= LATE_AFTER else now_s
-        return Watched(heard_at, on_time_at, signs.heartbeats)
-
-
-def silence(watched: Watched, now_s: float) -> str | None:
-    """Why somebody should look after the workers, or None."""
-    if now_s - watched.heard_at >= SILENT_AFTER_S:
-        return UNSEEN
-    if now_s - watched.on_time_at >= SILENT_AFTER_S:
-        return LATE
-    return None
-
-
 class Watch:
     """Looks at the database every 10 s, and says once that there is silence and once that it is over; of brakes too.
 
-    `cause` is what is wrong with the workers by the last look, or None.
+    `cause` is what is wrong with the workers by the last look, or None. It goes by monotonic time, so that neither a
+    step of the database's clock nor the time without a database is taken for silence.
     """
 
     def __init__(self, database: Database, rate_per_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._rate_per_s = rate_per_s
         self._monotonic = monotonic
-        self._watched = Watched(monotonic(), monotonic())
+        self._heartbeats = frozenset[tuple[str, datetime]]()
+        self._heard_at = self._on_time_at = monotonic()
         self._held: str | None = None
         self.cause: str | None = None
 
@@ -111,17 +86,25 @@ class Watch:
             except Exception as problem:  # noqa: BLE001 - the last resort: the next look may well work
                 logs.WEB_CRASHED.emit(error=type(problem).__name__, trace=logs.trace_of(problem))
 
+    def see(self, signs: Signs) -> None:
+        """Judges one more look, and tells what changed. A heartbeat is whatever is not as at the last look."""
+        now_s = self._monotonic()
+        if signs.heartbeats != self._heartbeats:
+            self._heartbeats, self._heard_at = signs.heartbeats, now_s
+        if signs.late_by < LATE_AFTER:
+            self._on_time_at = now_s
+        self._tell_of_brakes(signs.held)
+        silent, late = (now_s - since >= SILENT_AFTER_S for since in (self._heard_at, self._on_time_at))
+        self._tell_of_workers(UNSEEN if silent else LATE if late else None)
+
     def _look(self) -> None:
         try:
             signs = _signs(self._database, self._rate_per_s)
         except DatabaseUnavailable:
             if self.cause is None:  # an outage is no silence, nor the end of one
-                self._watched = replace(self._watched, heard_at=self._monotonic(), on_time_at=self._monotonic())
+                self._heard_at = self._on_time_at = self._monotonic()
             return
-        now_s = self._monotonic()
-        self._watched = self._watched.after(signs, now_s)
-        self._tell_of_brakes(signs.held)
-        self._tell_of_workers(silence(self._watched, now_s))
+        self.see(signs)
 
     def _tell_of_brakes(self, held: str | None) -> None:
         before, self._held = self._held, held

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from service import operator, vitals, watch
+from service import operator, vitals
 from service.brakes import TOKEN_REJECTED, Operation, note_answer
 from service.database import Database, brakes
 from service.operator import Word
 from service.outcome import Unauthorised
-from service.watch import Signs, Watch, Watched
+from service.watch import Signs, Watch
 from tests.conftest import MINIMAL
 from tests.integration.conftest import Clock, beat
 from tests.integration.test_worklist import hint
@@ -44,12 +44,13 @@ DEAD, BEHIND = "no worker was seen for a minute", "the oldest due package is 5 m
     ],
 )
 def test_silence_is_a_minute_without_a_changed_heartbeat_or_with_something_late(
-    signs: list[tuple[float, frozenset[tuple[str, object]], timedelta]], cause: str | None
+    signs: list[tuple[float, frozenset[tuple[str, datetime]], timedelta]], cause: str | None
 ) -> None:
-    watched = Watched(0.0, 0.0)
-    for now_s, heartbeats, late_by in signs:
-        watched = watched.after(Signs(heartbeats, late_by), now_s)  # type: ignore[arg-type]
-    assert watch.silence(watched, signs[-1][0]) == cause
+    seconds = iter((0.0, *(now_s for now_s, _, _ in signs)))
+    watched = Watch(Database("sqlite:///never-opened.db"), RATE_PER_S, lambda: next(seconds))
+    for _, heartbeats, late_by in signs:
+        watched.see(Signs(heartbeats, late_by))
+    assert watched.cause == cause
 
 
 class Minutes:
