@@ -44,11 +44,7 @@ _RATE_PATIENCE = timedelta(minutes=30)
 FORBIDDEN_IN_A_ROW = 3
 
 CHANGED = logs.declare(
-    "brake.changed",
-    logging.WARNING,
-    "The OMS made all workers wait, or may be asked again.",
-    ("package_id", "cause"),
-    alert=True,
+    "brake.changed", logging.WARNING, "The OMS made all workers wait, or may be asked again.", alert=True
 )
 
 # What to do about what holds commands back.

@@ -53,7 +53,6 @@ _REFUSED = logs.declare(
     logging.WARNING,
     "A sign-in with a wrong token (`token`), one too soon after others (`too_many`), or a form that was not from "
     "the session it came with (`form`).",
-    ("reason",),
 )
 
 Page = str | BaseResponse | tuple[str, int] | tuple[str, int, dict[str, str]]

@@ -23,11 +23,7 @@ _POLL_S = 0.1
 
 _SUCCEEDED = logs.declare("login.succeeded", logging.INFO, "Omnitron gave a new token.")
 _FAILED = logs.declare(
-    "login.failed",
-    logging.ERROR,
-    "Omnitron gave no token; nothing can be read until it does.",
-    ("cause",),
-    alert=True,
+    "login.failed", logging.ERROR, "Omnitron gave no token; nothing can be read until it does.", alert=True
 )
 
 

@@ -25,7 +25,6 @@ class Event:
     name: str
     level: int
     meaning: str
-    fields: tuple[str, ...] = ()
     alert: bool = False
 
     def emit(self, **fields: object) -> None:
@@ -42,11 +41,11 @@ class Event:
 EVENTS: dict[str, Event] = {}
 
 
-def declare(name: str, level: int, meaning: str, fields: tuple[str, ...] = (), *, alert: bool = False) -> Event:
+def declare(name: str, level: int, meaning: str, *, alert: bool = False) -> Event:
     """An event, declared once and in the module where it happens. Raises `ValueError` where the name is taken."""
     if name in EVENTS:
         raise ValueError(f"the event {name} is declared twice")
-    EVENTS[name] = Event(name, level, meaning, fields, alert)
+    EVENTS[name] = Event(name, level, meaning, alert)
     return EVENTS[name]
 
 
@@ -55,31 +54,25 @@ WEB_CRASHED = declare(
     "web.crashed",
     logging.ERROR,
     "A defect of ours; a request was answered 500, or one look for alerts or after the workers failed.",
-    ("error", "trace"),
     alert=True,
 )
 LOOK_CRASHED = declare(
     "look.crashed",
     logging.ERROR,
     "A defect of ours, or in a claim a row that a newer version wrote (`where`); it is tried again later.",
-    ("where", "package_id", "error", "trace"),
     alert=True,
 )
 DATABASE_UNAVAILABLE = declare(
     "database.unavailable",
     logging.ERROR,
     "A transaction could not be finished; what it was for is done again.",
-    ("where", "cause"),
     alert=True,
 )
-DELIVERY_REJECTED = declare(
-    "delivery.rejected", logging.WARNING, "A delivery was refused and stored nowhere.", ("http_status", "reason")
-)
+DELIVERY_REJECTED = declare("delivery.rejected", logging.WARNING, "A delivery was refused and stored nowhere.")
 _LIBRARY_MESSAGE = declare(
     "library.message",
     logging.WARNING,
     "A line of a library, at its own level: its text without the values, none where they cannot be told apart.",
-    ("logger", "where", "message", "error", "trace"),
 )
 
 

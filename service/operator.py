@@ -23,7 +23,6 @@ _ACTED = logs.declare(
     logging.INFO,
     "A person did this through the console or the API; `changed` is false where there was nothing to change. Acts at "
     "the command line stand in the timeline alone.",
-    ("action", "package_id", "changed"),
 )
 
 

@@ -36,20 +36,14 @@ _FINISHED = logs.declare(
     logging.INFO,
     "All packages in Packed were listed: `found` of them are looked at, `missed` no webhook announced within an "
     "interval, `backlog` wait for `autoship sweep --adopt`.",
-    ("listed", "found", "missed", "backlog"),
 )
 _FAILED = logs.declare(
-    "sweep.failed",
-    logging.ERROR,
-    "The packages in Packed could not all be listed; tried again.",
-    ("cause",),
-    alert=True,
+    "sweep.failed", logging.ERROR, "The packages in Packed could not all be listed; tried again.", alert=True
 )
 _ROWS_UNREAD = logs.declare(
     "sweep.rows_unread",
     logging.WARNING,
     "So many rows of a page of the list name no package that can be read; they are left out, the others are not.",
-    ("rows",),
     alert=True,
 )
 

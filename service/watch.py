@@ -33,7 +33,6 @@ _SILENT = logs.declare(
     "worker.silent",
     logging.ERROR,
     "No worker has been seen for a minute, or the oldest due package is 5 minutes late (`cause`).",
-    ("cause",),
     alert=True,
 )
 _HELD = logs.declare(
@@ -41,7 +40,6 @@ _HELD = logs.declare(
     logging.WARNING,
     "Commands are held back from now on, or since before this process began (`cause`): a person or `SHIP_MAX_PER_HOUR` "
     "paused, or the breaker is open. Each web process says it; `autoship explain` says who paused.",
-    ("cause",),
 )
 _FREE = logs.declare(
     "commands.free", logging.INFO, "Nothing holds commands back any more: somebody resumed, or it ended."

@@ -34,29 +34,13 @@ DATABASE_PATIENCE_S = 3.0
 
 # By the status of the receipt.
 _RECEIVED: Mapping[str, logs.Event] = {
-    "accepted": logs.declare(
-        "delivery.accepted",
-        logging.INFO,
-        "A delivery was stored and its package is looked at.",
-        ("event_uuid", "event_type", "package_id", "secret_index"),
-    ),
-    "duplicate": logs.declare(
-        "delivery.duplicate",
-        logging.INFO,
-        "A delivery's uuid was known.",
-        ("event_uuid", "event_type", "package_id", "reason", "secret_index"),
-    ),
-    "ignored": logs.declare(
-        "delivery.ignored",
-        logging.INFO,
-        "A delivery was stored; it asks for no look.",
-        ("event_uuid", "event_type", "package_id", "reason", "secret_index"),
-    ),
+    "accepted": logs.declare("delivery.accepted", logging.INFO, "A delivery was stored and its package is looked at."),
+    "duplicate": logs.declare("delivery.duplicate", logging.INFO, "A delivery's uuid was known."),
+    "ignored": logs.declare("delivery.ignored", logging.INFO, "A delivery was stored; it asks for no look."),
     "quarantined": logs.declare(
         "delivery.quarantined",
         logging.WARNING,
         "An authentic delivery cannot be worked with; see `autoship quarantine`.",
-        ("event_uuid", "event_type", "reason", "secret_index"),
         alert=True,
     ),
 }

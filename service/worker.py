@@ -36,26 +36,17 @@ TOGETHER_S = 0.01
 # Where the database cannot be used: each failure is a line in the log.
 _AGAIN_AFTER_S = 5
 
-_STARTED = logs.declare(
-    "worker.started", logging.INFO, "A worker looks for due packages.", ("worker", "version", "mode", "threads")
-)
+_STARTED = logs.declare("worker.started", logging.INFO, "A worker looks for due packages.")
 _STOPPED = logs.declare(
-    "worker.stopped",
-    logging.INFO,
-    "A worker stopped; `unfinished` looks are taken up again after their lease.",
-    ("worker", "unfinished"),
+    "worker.stopped", logging.INFO, "A worker stopped; `unfinished` looks are taken up again after their lease."
 )
 _PRUNED = logs.declare(
-    "database.pruned",
-    logging.INFO,
-    "What was older than RETENTION_DAYS was deleted: so many rows of each table.",
-    ("deliveries", "quarantine", "timeline", "attempts"),
+    "database.pruned", logging.INFO, "What was older than RETENTION_DAYS was deleted: so many rows of each table."
 )
 _CLOCK_SET_BACK = logs.declare(
     "clock.set_back",
     logging.WARNING,
     "The database's clock was set back; what was put off is put off as long as before.",
-    ("by_s",),
 )
 
 

@@ -11,7 +11,7 @@ from service.alerts import ALERTS
 from service.case import MEANINGS
 from service.diagnosis import CHECKS
 from service.metrics import METRICS
-from tests.house.events import EVENTS
+from tests.house.events import EVENTS, FIELDS
 from tests.integration.test_states import SCENES
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -65,7 +65,7 @@ def _logs() -> str:
             f"`{name}`",
             logging.getLevelName(event.level).lower(),
             event.meaning,
-            " ".join(f"`{field}`" for field in event.fields),
+            " ".join(f"`{field}`" for field in FIELDS[name]),
             "yes" if event.alert else "",
         )
         for name, event in sorted(EVENTS.items())
@@ -171,7 +171,7 @@ and `event`; one of text has the time of day in `DISPLAY_TZ` and no level. A fie
 line holds a payload, a secret, personal data or the OMS's own words. An event marked under alert is one that somebody
 should be told of.
 
-This page is made from the events that the modules declare, by `python -m tests.house.docs`.
+This page is made from the events that the modules declare and emit, by `python -m tests.house.docs`.
 
 """
 

@@ -28,7 +28,7 @@ from service.database import Database
 from service.sandbox import Package, Request
 from service.web import create_app
 from tests.conftest import MINIMAL, a_document, signed
-from tests.house.events import EVENTS
+from tests.house.events import FIELDS
 from tests.integration.test_console import Person
 from tests.oms_faults import Fault, FaultyOms, Outcome, answers, hangs, sends, shows, words
 from tests.processes import running, wait_until, web_process
@@ -242,7 +242,7 @@ def test_every_line_is_one_declared_event_with_declared_fields(scene: Scene) -> 
     for line in scene.printed.splitlines():
         told = json.loads(line)
         seen.add(told["event"])
-        assert set(told) - {"at", "level", "event"} <= set(EVENTS[told["event"]].fields), line
+        assert set(told) - {"at", "level", "event"} <= set(FIELDS[told["event"]]), line
     assert seen >= {
         "web.started", "worker.started", "worker.stopped", "database.unavailable", "look.crashed",
         "delivery.accepted", "delivery.duplicate", "delivery.ignored", "delivery.quarantined", "delivery.rejected",

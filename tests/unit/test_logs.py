@@ -74,8 +74,7 @@ def test_an_event_is_one_object_with_its_fields_and_without_those_that_are_none(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "autoship")
-    fields = ("package_id", "cause", "failures")
-    logs.Event("read.failed", logging.WARNING, "", fields).emit(package_id=73, cause="ReadTimeout", failures=None)
+    logs.Event("read.failed", logging.WARNING, "").emit(package_id=73, cause="ReadTimeout", failures=None)
     [record] = caplog.records
     record.created = 0.5
     told = {"level": "warning", "event": "read.failed", "package_id": 73, "cause": "ReadTimeout"}
