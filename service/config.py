@@ -1,4 +1,7 @@
-"""The environment, read and checked in one place. All problems are reported together."""
+"""The environment, read and checked in one place. All problems are reported together.
+
+What each variable is for stands in docs/configuration.md.
+"""
 
 from __future__ import annotations
 
@@ -49,61 +52,6 @@ _NO_SECRETS = frozenset(
         "DB_USER",
     }
 )
-
-# What each variable is for, in the order of docs/configuration.md.
-MEANINGS: Mapping[str, str] = {
-    "OMS_BASE_URL": "the OMS, the only host that is called; https unless it is on loopback",
-    "OMS_TOKEN": "sent with every call; or log in for one with `OMNITRON_…`",
-    "OMS_AUTH_SCHEME": "the word before the token: `Authorization: Token …`",
-    "OMNITRON_BASE_URL": "where to log in for a token, in the place of `OMS_TOKEN`",
-    "OMNITRON_USERNAME": "as whom",
-    "OMNITRON_PASSWORD": "and with what",
-    "SHIP_TRANSITION_ID": "the number of the transition that ships, reported at installation; or `SHIP_SLUG`",
-    "SHIP_SLUG": "its slug; what is empty of both is left out. The transition log names the number, so set that too",
-    "WEBHOOK_SECRETS": "any of them may have signed a delivery: several, by commas, to rotate",
-    "WEBHOOK_ALLOW_UNSIGNED": "1: deliveries need no signature, and `WEBHOOK_SECRETS` must be empty",
-    "WEBHOOK_BASIC_AUTH": "what deliveries must show besides: `user:password`",
-    "WEBHOOK_HEADER": "and `Name: value`",
-    "PUBLIC_URL": "where the OMS reaches us, for `register` and `doctor`",
-    "MODE": "`shadow` reads and decides, and never commands",
-    "RULES_FILE": "a TOML file that says which packages are ours",
-    "GRACE_S": "how long a package must have been seen Packed first",
-    "DATABASE_URL": "`postgresql://…` or `sqlite:///…`; wins over `DB_…`; `autoship up` alone has a default",
-    "DB_HOST": "the PostgreSQL database in parts, as ACC sets them",
-    "DB_PORT": "its port",
-    "DB_NAME": "its name",
-    "DB_USER": "its user",
-    "DB_PASSWORD": "its user's password",
-    "ACC_PROJECT_APP_UUID": "set by ACC, whose disk does not last: SQLite is refused",
-    "PORT": "of the web process",
-    "ADMIN_TOKEN": "signs in to `/`; as a bearer token opens `/api/v1` and `/metrics`; empty: all three answer 404",
-    "ALERT_URLS": "whom to tell when a person is needed: Apprise URLs with white space between them",
-    "PACKED_STATUS": "the package state that means Packed",
-    "ITEM_PACKED_STATUS": "the item state that means Packed; by default the same",
-    "SHIPPED_STATUSES": "package states that mean shipped, by commas; empty: they are learned from confirmed commands",
-    "COMMANDS_GATE": "`off`: do not ask whether the OMS offers our command",
-    "OMS_ITEMS_PATH": "where the items of package `{id}` are",
-    "OMS_LOGS_PATH": "where its transition log is",
-    "OMS_LIST_FILTER": "how packages in Packed are listed",
-    "OMS_HOOKS_PATH": "where the OMS's webhooks are registered",
-    "SWEEP_INTERVAL_S": "how often all packages in Packed are listed; 0: never",
-    "ADOPT_MAX": "how many unannounced packages the first sweep of a new database takes up; later sweeps take up all",
-    "SHIP_MAX_PER_HOUR": "that many commands within an hour, and everything pauses; 0: no limit",
-    "OMS_TIMEOUT_S": "the deadline of a call, from its beginning to its last byte",
-    "OMS_CONCURRENCY": "packages at once in a worker",
-    "OMS_RATE_PER_S": "packages taken up a second over all workers; 0: no limit",
-    "LEASE_S": "how long a dead worker's package waits; at least 2 × `OMS_TIMEOUT_S` + 1",
-    "SETTLE_S": "when a command is read back",
-    "EPISODE_S": "how far apart two reads prove that a package was packed anew",
-    "RETRY_BASE_S": "the first backoff, which doubles each time",
-    "RETRY_CAP_S": "the longest",
-    "RETRY_MAX_AGE_S": "after that a person is asked",
-    "COMMAND_MAX_ATTEMPTS": "refused commands of one stay in Packed before a person is asked",
-    "RETENTION_DAYS": "deliveries, timelines and superseded attempts older than this are deleted",
-    "DISPLAY_TZ": "of times shown to people; JSON lines of the log and the API are in UTC",
-    "LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING` or `ERROR`",
-    "LOG_FORMAT": "`json` or `text`; empty: text on a terminal, else JSON",
-}
 
 _Number = TypeVar("_Number", int, float)
 _CALLED = {int: "whole number", float: "number"}

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from service import config
 from service.alerts import ALERTS
 from service.case import MEANINGS
 from service.diagnosis import CHECKS
@@ -21,7 +20,6 @@ def pages() -> dict[str, str]:
     """Each page's text by its file name."""
     return {
         "alerts.md": _alerts(),
-        "configuration.md": _configuration(),
         "doctor.md": _doctor(),
         "logs.md": _logs(),
         "metrics.md": _metrics(),
@@ -36,20 +34,6 @@ def _alerts() -> str:
     return _ALERTS.replace("EVENTS", alone) + _table(
         ("alert", "what people are told", "what to do", "in the logs"), rows
     )
-
-
-def _configuration() -> str:
-    shown = config.redacted(_NEEDED | _DATABASE_IN_PARTS)
-    rows = ((f"`{name}`", _default(name, shown[name]), meaning) for name, meaning in config.MEANINGS.items())
-    return _CONFIGURATION + _table(("variable", "default", "what it is for"), rows)
-
-
-def _default(name: str, value: object) -> str:
-    if name in _NEEDED or name == "DATABASE_URL":
-        return "required"
-    if name in _DATABASE_IN_PARTS or value == "":
-        return "empty"
-    return f"`{int(value) if isinstance(value, bool) else value}`"
 
 
 def _doctor() -> str:
@@ -102,25 +86,6 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
-
-# Without these there is no configuration; with the others, a database is read in its parts.
-_NEEDED = {"OMS_BASE_URL": "http://127.0.0.1", "OMS_TOKEN": "x", "SHIP_TRANSITION_ID": "1", "WEBHOOK_SECRETS": "x"}
-_DATABASE_IN_PARTS = {"DB_HOST": "x", "DB_NAME": "x", "DB_USER": "x"}
-
-_CONFIGURATION = """\
-# Configuration
-
-Everything is an environment variable, read once at start. All problems are reported together, and the process ends
-with 2. An empty variable counts as unset. Each may be given as a file: `OMS_TOKEN_FILE=/run/secrets/token`. Lists have
-commas or line breaks between their parts. `autoship config` shows what a process started from this shell would use,
-without secrets.
-
-ASSUMED: the defaults of `OMS_ITEMS_PATH`, `OMS_LOGS_PATH`, `OMS_LIST_FILTER` and `OMS_HOOKS_PATH` are not
-documented for the OMS but inferred ([what is known](oms.md)); `autoship doctor` tries them.
-
-This page is made from `service/config.py` by `python -m tests.house.docs`.
-
-"""
 
 _DOCTOR = """\
 # Doctor

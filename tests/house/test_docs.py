@@ -26,9 +26,17 @@ def test_every_state_and_every_reason_is_explained() -> None:
     assert {reason for _, reason in MEANINGS} == {*Reason, None}
 
 
-def test_every_variable_that_is_read_is_explained_and_no_other() -> None:
+def test_every_variable_that_is_read_is_explained_with_its_default_and_no_other() -> None:
+    page = (docs.DOCS / "configuration.md").read_text(encoding="utf-8")
+    explained = dict(re.findall(r"^\| `(\w+)` \| (required|empty|`[^`]+`) \| [^|]+ \|$", page, re.MULTILINE))
     in_parts = {"DB_HOST": "x", "DB_NAME": "x", "DB_USER": "x"}
-    assert set(config.redacted(MINIMAL | in_parts)) == set(config.MEANINGS)
+    defaults = {name: _shown(value) for name, value in config.redacted(MINIMAL | in_parts).items()}
+    given = dict.fromkeys((*MINIMAL, "DATABASE_URL"), "required") | dict.fromkeys(in_parts, "empty")
+    assert explained == defaults | given
+
+
+def _shown(value: object) -> str:
+    return "empty" if value == "" else f"`{int(value) if isinstance(value, bool) else value}`"
 
 
 def test_the_picture_is_the_same_on_both_pages() -> None:
