@@ -21,23 +21,23 @@ from service.worklist import Claim
 MAX_READ_AGE_S = 5.0
 _ANSWER_MARGIN = timedelta(seconds=2)
 
-_READ_FAILED = logs.declare("read.failed", logging.WARNING, "The OMS gave no usable answer to a read; it is repeated.")
-_SENDING = logs.declare("command.sending", logging.INFO, "The attempt's row is committed; the command is sent now.")
-_ANSWERED = logs.declare("command.answered", logging.INFO, "What the OMS answered to the command.")
-_LEASE_LOST = logs.declare(
+_READ_FAILED = logs.Event("read.failed", logging.WARNING, "The OMS gave no usable answer to a read; it is repeated.")
+_SENDING = logs.Event("command.sending", logging.INFO, "The attempt's row is committed; the command is sent now.")
+_ANSWERED = logs.Event("command.answered", logging.INFO, "What the OMS answered to the command.")
+_LEASE_LOST = logs.Event(
     "lease.lost",
     logging.WARNING,
     "Another worker has the package by now, or has just written what its command was answered; this one wrote nothing.",
 )
 _MOVED: Mapping[CaseState, logs.Event] = {
-    CaseState.WAITING: logs.declare("package.waiting", logging.INFO, "Not now; the package is looked at again."),
-    CaseState.SHIPPED: logs.declare("package.shipped", logging.INFO, "Shipped by us, proven by `evidence`."),
-    CaseState.ALREADY_SHIPPED: logs.declare("package.already_shipped", logging.INFO, "Shipped by somebody else."),
-    CaseState.SKIPPED: logs.declare("package.skipped", logging.INFO, "Not ours, or no longer."),
-    CaseState.WOULD_SHIP: logs.declare(
+    CaseState.WAITING: logs.Event("package.waiting", logging.INFO, "Not now; the package is looked at again."),
+    CaseState.SHIPPED: logs.Event("package.shipped", logging.INFO, "Shipped by us, proven by `evidence`."),
+    CaseState.ALREADY_SHIPPED: logs.Event("package.already_shipped", logging.INFO, "Shipped by somebody else."),
+    CaseState.SKIPPED: logs.Event("package.skipped", logging.INFO, "Not ours, or no longer."),
+    CaseState.WOULD_SHIP: logs.Event(
         "package.would_ship", logging.INFO, "Shadow mode: every check passed, no command is sent."
     ),
-    CaseState.NEEDS_ATTENTION: logs.declare(
+    CaseState.NEEDS_ATTENTION: logs.Event(
         "package.needs_attention",
         logging.ERROR,
         "A person must look; `autoship explain ID` says why and what to do.",

@@ -43,7 +43,7 @@ RATE_BURST = timedelta(seconds=1)
 _RATE_PATIENCE = timedelta(minutes=30)
 FORBIDDEN_IN_A_ROW = 3
 
-CHANGED = logs.declare(
+CHANGED = logs.Event(
     "brake.changed", logging.WARNING, "The OMS made all workers wait, or may be asked again.", alert=True
 )
 

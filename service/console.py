@@ -45,10 +45,10 @@ _HEADERS: Mapping[str, str] = {
     "Referrer-Policy": "no-referrer",
 }
 
-_SIGNED_IN = logs.declare(
+_SIGNED_IN = logs.Event(
     "console.signed_in", logging.INFO, "A person signed in to the console; the name stands with what is done."
 )
-_REFUSED = logs.declare(
+_REFUSED = logs.Event(
     "console.refused",
     logging.WARNING,
     "A sign-in with a wrong token (`token`), one too soon after others (`too_many`), or a form that was not from "

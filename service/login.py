@@ -21,8 +21,8 @@ WITHIN = timedelta(minutes=6)
 _MARGIN = timedelta(seconds=2)
 _POLL_S = 0.1
 
-_SUCCEEDED = logs.declare("login.succeeded", logging.INFO, "Omnitron gave a new token.")
-_FAILED = logs.declare(
+_SUCCEEDED = logs.Event("login.succeeded", logging.INFO, "Omnitron gave a new token.")
+_FAILED = logs.Event(
     "login.failed", logging.ERROR, "Omnitron gave no token; nothing can be read until it does.", alert=True
 )
 

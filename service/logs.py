@@ -20,7 +20,7 @@ _logger = logging.getLogger("autoship")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A kind of line and what it means. `alert`: somebody should be told."""
+    """A kind of line and what it means, made once, in the module where it happens. `alert`: somebody should be told."""
 
     name: str
     level: int
@@ -37,39 +37,27 @@ class Event:
         _logger.handle(record)
 
 
-# Every event by its name, as soon as the modules that declare them are imported.
-EVENTS: dict[str, Event] = {}
-
-
-def declare(name: str, level: int, meaning: str, *, alert: bool = False) -> Event:
-    """An event, declared once and in the module where it happens. Raises `ValueError` where the name is taken."""
-    if name in EVENTS:
-        raise ValueError(f"the event {name} is declared twice")
-    EVENTS[name] = Event(name, level, meaning, alert)
-    return EVENTS[name]
-
-
-# What happens in several modules; all other events are declared in their own.
-WEB_CRASHED = declare(
+# What happens in several modules.
+WEB_CRASHED = Event(
     "web.crashed",
     logging.ERROR,
     "A defect of ours; a request was answered 500, or one look for alerts or after the workers failed.",
     alert=True,
 )
-LOOK_CRASHED = declare(
+LOOK_CRASHED = Event(
     "look.crashed",
     logging.ERROR,
     "A defect of ours, or in a claim a row that a newer version wrote (`where`); it is tried again later.",
     alert=True,
 )
-DATABASE_UNAVAILABLE = declare(
+DATABASE_UNAVAILABLE = Event(
     "database.unavailable",
     logging.ERROR,
     "A transaction could not be finished; what it was for is done again.",
     alert=True,
 )
-DELIVERY_REJECTED = declare("delivery.rejected", logging.WARNING, "A delivery was refused and stored nowhere.")
-_LIBRARY_MESSAGE = declare(
+DELIVERY_REJECTED = Event("delivery.rejected", logging.WARNING, "A delivery was refused and stored nowhere.")
+_LIBRARY_MESSAGE = Event(
     "library.message",
     logging.WARNING,
     "A line of a library, at its own level: its text without the values, none where they cannot be told apart.",

@@ -33,8 +33,8 @@ REMIND_AFTER = timedelta(hours=24)
 # Each process notices a silence by itself, some seconds sooner or later; by then all have.
 NOTICED_WITHIN = timedelta(seconds=30)
 
-_SENT = logs.declare("alert.sent", logging.INFO, "People were told that this began, or is over.")
-_FAILED = logs.declare(
+_SENT = logs.Event("alert.sent", logging.INFO, "People were told that this began, or is over.")
+_FAILED = logs.Event(
     "alert.failed",
     logging.WARNING,
     "One entry of `ALERT_URLS` (`target`, counted from 1) was not told; where none was, it is tried again.",

@@ -18,7 +18,7 @@ MAX_NAME = 60
 MAX_WHY = 200
 DISMISSED = "dismissed"
 
-_ACTED = logs.declare(
+_ACTED = logs.Event(
     "operator.acted",
     logging.INFO,
     "A person did this through the console or the API; `changed` is false where there was nothing to change. Acts at "

@@ -26,7 +26,7 @@ SEND_S = 5.0
 LINGER_S = 2.0
 _PIECE_BYTES = 64 * 1024
 
-STARTED = logs.declare("web.started", logging.INFO, "The web process accepts deliveries.")
+STARTED = logs.Event("web.started", logging.INFO, "The web process accepts deliveries.")
 
 
 class TooSlow(NoMoreData, TimeoutError):  # type: ignore[misc]  # gunicorn has no types

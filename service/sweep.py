@@ -31,16 +31,16 @@ STOPPED = "stopped"
 _RATE_POLL_S = 0.1
 _UNLISTED_PAGE = 100
 
-_FINISHED = logs.declare(
+_FINISHED = logs.Event(
     "sweep.finished",
     logging.INFO,
     "All packages in Packed were listed: `found` of them are looked at, `missed` no webhook announced within an "
     "interval, `backlog` wait for `autoship sweep --adopt`.",
 )
-_FAILED = logs.declare(
+_FAILED = logs.Event(
     "sweep.failed", logging.ERROR, "The packages in Packed could not all be listed; tried again.", alert=True
 )
-_ROWS_UNREAD = logs.declare(
+_ROWS_UNREAD = logs.Event(
     "sweep.rows_unread",
     logging.WARNING,
     "So many rows of a page of the list name no package that can be read; they are left out, the others are not.",

@@ -44,8 +44,8 @@ _RESTART_AFTER_S = 1.0
 _STOP_WITHIN_S = 9.0
 _CONFIGURATION_EXIT = 2
 
-_MIGRATED = logs.declare("database.migrated", logging.INFO, "The schema was brought to this version.")
-_RESTARTED = logs.declare(
+_MIGRATED = logs.Event("database.migrated", logging.INFO, "The schema was brought to this version.")
+_RESTARTED = logs.Event(
     "process.restarted", logging.ERROR, "`autoship up` found a process ended and started it again.", alert=True
 )
 

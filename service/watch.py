@@ -29,22 +29,22 @@ LATE_AFTER = timedelta(minutes=4)
 UNSEEN = "no worker was seen for a minute"
 LATE = "the oldest due package is 5 minutes late"
 
-_SILENT = logs.declare(
+_SILENT = logs.Event(
     "worker.silent",
     logging.ERROR,
     "No worker has been seen for a minute, or the oldest due package is 5 minutes late (`cause`).",
     alert=True,
 )
-_HELD = logs.declare(
+_HELD = logs.Event(
     "commands.held",
     logging.WARNING,
     "Commands are held back from now on, or since before this process began (`cause`): a person or `SHIP_MAX_PER_HOUR` "
     "paused, or the breaker is open. Each web process says it; `autoship explain` says who paused.",
 )
-_FREE = logs.declare(
+_FREE = logs.Event(
     "commands.free", logging.INFO, "Nothing holds commands back any more: somebody resumed, or it ended."
 )
-_SEEN = logs.declare("worker.seen", logging.INFO, "The silence is over: a worker is at work and nothing is late.")
+_SEEN = logs.Event("worker.seen", logging.INFO, "The silence is over: a worker is at work and nothing is late.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,10 +34,10 @@ DATABASE_PATIENCE_S = 3.0
 
 # By the status of the receipt.
 _RECEIVED: Mapping[str, logs.Event] = {
-    "accepted": logs.declare("delivery.accepted", logging.INFO, "A delivery was stored and its package is looked at."),
-    "duplicate": logs.declare("delivery.duplicate", logging.INFO, "A delivery's uuid was known."),
-    "ignored": logs.declare("delivery.ignored", logging.INFO, "A delivery was stored; it asks for no look."),
-    "quarantined": logs.declare(
+    "accepted": logs.Event("delivery.accepted", logging.INFO, "A delivery was stored and its package is looked at."),
+    "duplicate": logs.Event("delivery.duplicate", logging.INFO, "A delivery's uuid was known."),
+    "ignored": logs.Event("delivery.ignored", logging.INFO, "A delivery was stored; it asks for no look."),
+    "quarantined": logs.Event(
         "delivery.quarantined",
         logging.WARNING,
         "An authentic delivery cannot be worked with; see `autoship quarantine`.",

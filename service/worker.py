@@ -36,14 +36,14 @@ TOGETHER_S = 0.01
 # Where the database cannot be used: each failure is a line in the log.
 _AGAIN_AFTER_S = 5
 
-_STARTED = logs.declare("worker.started", logging.INFO, "A worker looks for due packages.")
-_STOPPED = logs.declare(
+_STARTED = logs.Event("worker.started", logging.INFO, "A worker looks for due packages.")
+_STOPPED = logs.Event(
     "worker.stopped", logging.INFO, "A worker stopped; `unfinished` looks are taken up again after their lease."
 )
-_PRUNED = logs.declare(
+_PRUNED = logs.Event(
     "database.pruned", logging.INFO, "What was older than RETENTION_DAYS was deleted: so many rows of each table."
 )
-_CLOCK_SET_BACK = logs.declare(
+_CLOCK_SET_BACK = logs.Event(
     "clock.set_back",
     logging.WARNING,
     "The database's clock was set back; what was put off is put off as long as before.",

@@ -136,7 +136,7 @@ and `event`; one of text has the time of day in `DISPLAY_TZ` and no level. A fie
 line holds a payload, a secret, personal data or the OMS's own words. An event marked under alert is one that somebody
 should be told of.
 
-This page is made from the events that the modules declare and emit, by `python -m tests.house.docs`.
+This page is made from the events that the modules emit, by `python -m tests.house.docs`.
 
 """
 

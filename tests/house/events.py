@@ -1,4 +1,4 @@
-"""All events of the logs: each module declares its own, so all modules are imported here. And the fields of each."""
+"""All events of the logs: each module has its own, so all modules are imported here. And the fields of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import service
 from service import logs
-from service.logs import EVENTS as EVENTS
 
 MODULES = tuple(
     importlib.import_module(f"service.{module.name}")
@@ -27,6 +26,14 @@ SOURCES: Mapping[Path, object] = {Path(module.__file__ or ""): module for module
 }
 # Made by the formatter of whatever another library logs.
 OF_LIBRARIES = "library.message"
+
+
+def made() -> Iterator[logs.Event]:
+    """Each event that a module has, by itself or in a mapping."""
+    for module in MODULES:
+        for value in vars(module).values():
+            several = value.values() if isinstance(value, dict) else (value,)
+            yield from (one for one in several if isinstance(one, logs.Event))
 
 
 def _emitted() -> Iterator[tuple[logs.Event, ast.Call]]:
@@ -53,4 +60,5 @@ def _fields() -> dict[str, tuple[str, ...]]:
     return {name: tuple(map(str, fields)) for name, fields in found.items()}
 
 
+EVENTS = {event.name: event for event in made()}
 FIELDS = _fields() | {OF_LIBRARIES: ("logger", "where", "message", "error", "trace")}

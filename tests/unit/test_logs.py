@@ -83,12 +83,6 @@ def test_an_event_is_one_object_with_its_fields_and_without_those_that_are_none(
     assert text == "02:00:00  read.failed                   73  cause=ReadTimeout"
 
 
-def test_an_event_is_declared_once() -> None:
-    with pytest.raises(ValueError, match=r"library\.message"):
-        logs.declare("library.message", logging.INFO, "Another line of a library.")
-    assert logs.EVENTS["library.message"].level == logging.WARNING
-
-
 _PROGRAM = """
 import logging, sys, warnings
 from service import config, logs
