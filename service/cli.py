@@ -356,7 +356,7 @@ def recheck(package_ids: Sequence[int], reason: str | None, why: str, yes: bool,
     """Look at packages with fresh budgets: new ones, waiting ones, and those that wait for a person."""
     database, chosen = _chosen("Recheck", package_ids, reason, tuple(CaseState), yes)
     for package_id in chosen:
-        _report(package_id, operator.recheck(database, package_id, Word(why=why)), as_json)
+        _report(package_id, operator.recheck(database, package_id, Word(why=why), reason), as_json)
 
 
 @main.command()

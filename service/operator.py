@@ -17,6 +17,7 @@ from service.database import Database, Transaction
 MAX_NAME = 60
 MAX_WHY = 200
 DISMISSED = "dismissed"
+_OTHER_REASON = "it has another reason by now"
 
 _ACTED = logs.Event(
     "operator.acted",
@@ -62,18 +63,19 @@ def tidy(text: str, limit: int) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:limit].rstrip()
 
 
-def recheck(database: Database, package_id: int, word: Word = NO_WORD) -> Acted:
-    """Looks at a package with fresh budgets, held or not, known or not."""
+def recheck(database: Database, package_id: int, word: Word = NO_WORD, reason: str | None = None) -> Acted:
+    """Looks at a package with fresh budgets, held or not, known or not; with `reason`, only if that is its reason."""
     with database.transaction() as transaction:
         row = worklist.find(transaction, package_id)
+        done = row is None or worklist.recheck(transaction, package_id, reason)
         if row is None:
             worklist.hint(transaction, package_id, "operator")
-        known = row is not None and worklist.recheck(transaction, package_id)
-        if row is not None and row["reason"] == Reason.ACCEPTED_BUT_STILL_PACKED:
+        elif done and row["reason"] == Reason.ACCEPTED_BUT_STILL_PACKED:
             journal.give_up_open(transaction, package_id)
-        _note(transaction, package_id, word.added_to("asked to look again" if row else "asked to look"))
-    text = "is looked at again" if known else "new to us; is looked at now"
-    return _recorded("recheck", Acted(True, text), package_id)
+        if done:
+            _note(transaction, package_id, word.added_to("asked to look again" if row else "asked to look"))
+    text = "is looked at again" if row else "new to us; is looked at now"
+    return _recorded("recheck", Acted(done, text if done else _OTHER_REASON), package_id)
 
 
 def dismiss(database: Database, package_id: int, word: Word = NO_WORD, reason: str | None = None) -> Acted:
@@ -82,7 +84,8 @@ def dismiss(database: Database, package_id: int, word: Word = NO_WORD, reason: s
         done = worklist.dismiss(transaction, package_id, reason)
         if done:
             _note(transaction, package_id, word.added_to(DISMISSED))
-    text = "dismissed" if done else "no open case, or a command is under way"
+    undone = "no open case, or a command is under way" if reason is None else _OTHER_REASON
+    text = "dismissed" if done else undone
     return _recorded("dismiss", Acted(done, text), package_id)
 
 

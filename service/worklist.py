@@ -197,8 +197,11 @@ def found_by_number(transaction: Transaction, text: str, limit: int) -> list[sa.
     return list(transaction.execute(query).mappings())
 
 
-def recheck(transaction: Transaction, package_id: int) -> bool:
-    """An operator's word: look again with fresh budgets, held or not. False for a package never seen."""
+def recheck(transaction: Transaction, package_id: int, reason: str | None = None) -> bool:
+    """An operator's word: look again with fresh budgets, held or not. False for a package never seen.
+
+    With `reason`, only while it stands there for that.
+    """
     transaction.wake_workers()
     closed = packages.c.state.in_([CaseState.SHIPPED, CaseState.ALREADY_SHIPPED])
     changed = (
@@ -225,6 +228,8 @@ def recheck(transaction: Transaction, package_id: int) -> bool:
             changed_at=transaction.now,
         )
     )
+    if reason is not None:
+        changed = changed.where(packages.c.reason == reason)
     return transaction.execute(changed).rowcount == 1
 
 

@@ -115,12 +115,12 @@ def client(app: Flask) -> FlaskClient:
 def autoship(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, database_url: str
 ) -> Autoship:
-    """Runs a command in this process, in an empty folder; `answer` is what a person types."""
+    """Runs a command in this process, in an empty folder; `answer` is what a person types, or where it is read from."""
 
-    def run(*arguments: str, answer: str = "", **variables: str) -> commands.Ended:
+    def run(*arguments: str, answer: str | io.StringIO = "", **variables: str) -> commands.Ended:
         environ = commands.environment(**{**MINIMAL, "DATABASE_URL": database_url, **variables})
         monkeypatch.setattr("os.environ", environ)
-        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer) if isinstance(answer, str) else answer)
         monkeypatch.chdir(tmp_path)
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:

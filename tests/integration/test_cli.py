@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import click
 import pytest
 import sqlalchemy as sa
 
-from service import brakes, cli, explain, inbox, sandbox, worklist
+from service import brakes, cli, explain, inbox, operator, sandbox, worklist
 from service import config as configuration
 from service.brakes import Operation
 from service.case import MEANINGS, Evidence, Reason
@@ -26,6 +27,7 @@ from service.config import Config
 from service.database import HEAD, Database, deliveries, deployment, packages, quarantine
 from service.delivery import Authentication, Delivery, Unusable, authenticate
 from service.errors import AutoshipError, DatabaseOutdated, DatabaseUnavailable
+from service.operator import Acted
 from service.outcome import Unauthorised
 from service.wire import StateValue
 from tests import commands
@@ -402,6 +404,33 @@ def test_bulk_action_previews_and_asks_unless_told_yes(
         ]
     now = states(database)
     assert {package_id for package_id in now if now[package_id] != ("needs_attention", "refused")} == changed
+
+
+class Thinking(io.StringIO):
+    """A person who says yes, after something else happened."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        super().__init__("y\n")
+        self._meanwhile = meanwhile
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # typeshed has io.IOBase's here, of bytes
+        self._meanwhile()
+        return super().readline(size)
+
+
+@pytest.mark.parametrize(
+    ("command", "other_act"), [("recheck", operator.dismiss), ("dismiss", operator.recheck)], ids=["recheck", "dismiss"]
+)
+def test_bulk_action_leaves_alone_what_somebody_else_acted_on_meanwhile(
+    autoship: Autoship, database: Database, command: str, other_act: Callable[[Database, int], Acted]
+) -> None:
+    for package_id in (1, 2):
+        stored(database, package_id, state="needs_attention", reason="refused", held=True)
+    person = Thinking(lambda: other_act(database, 2))
+    ended = autoship(command, "--json", "--reason", "refused", answer=person)
+    assert [(one["id"], one["done"]) for one in ended.told] == [(1, True), (2, False)]
+    assert ended.told[1]["text"] == "it has another reason by now"
+    assert states(database)[2] == {"recheck": ("skipped", "dismissed"), "dismiss": ("waiting", None)}[command]
 
 
 def test_recheck_of_a_package_no_webhook_named_has_it_looked_at(autoship: Autoship, floor: Floor) -> None:
