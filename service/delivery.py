@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from marshmallow import ValidationError, fields
 
 from service.errors import DeliveryRejected
-from service.wire import Id, State, StateValue, Text, TolerantSchema
+from service.wire import MAX_ID, Id, State, StateValue, Text, TolerantSchema
 
 # ASSUMED: the OMS signs as its sender library does: sha256=<hex of HMAC-SHA256(secret, body)> over the bytes sent
 # (dj-whisperer 0.5.3, client.py).
@@ -147,10 +147,12 @@ def _interpret(document: object, secret_index: int | None) -> Delivery | Unusabl
         return Unusable("not_an_object", secret_index=secret_index)
     event = _EVENT.read(document.get("event"))
     # The sender's code says `payload`, its old documentation `data` (dj-whisperer 0.5.3, tasks.py and README).
-    payload, problems = _PAYLOAD.read_with_problems(document.get("payload", document.get("data")))
+    content = document.get("payload", document.get("data"))
+    payload = _PAYLOAD.read(content)
     uuid, event_type = event.get("uuid"), event.get("type")
     if "id" not in payload:
-        too_big = "number_too_big" in problems.get("id", ())
+        given = content.get("id") if isinstance(content, Mapping) else None
+        too_big = isinstance(given, int) and given > MAX_ID
         return Unusable("number_too_big" if too_big else "no_package_id", uuid, event_type, secret_index)
     return Delivery(payload["id"], uuid, event_type, payload.get("state"), secret_index)
 

@@ -75,10 +75,8 @@ class Id(fields.Field[int]):
     """A JSON integer from 1 to 2**53 - 1: what every JSON reader on the way keeps exactly."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_ID:
             raise ValidationError("not an id")
-        if value > MAX_ID:
-            raise ValidationError("number_too_big")
         return value
 
 
@@ -129,17 +127,12 @@ class TolerantSchema(Schema):
 
     def read(self, value: object) -> dict[str, Any]:
         """What could be read of `value`; nothing at all if it is not an object."""
-        loaded, _ = self.read_with_problems(value)
-        return loaded
-
-    def read_with_problems(self, value: object) -> tuple[dict[str, Any], Mapping[str, Any]]:
-        """What could be read, and marshmallow's messages for what was there and could not."""
         if not isinstance(value, Mapping):
-            return {}, {"_schema": ["not an object"]}
+            return {}
         try:
-            return dict(self.load(value)), {}
+            return dict(self.load(value))
         except ValidationError as problem:
-            return cast(dict[str, Any], problem.valid_data), cast(dict[str, Any], problem.messages)
+            return cast(dict[str, Any], problem.valid_data)
 
 
 def _text(value: object) -> str:

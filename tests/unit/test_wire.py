@@ -102,14 +102,12 @@ def test_an_id_is_an_integer_from_1_to_2_to_the_53_minus_1(value: int) -> None:
     assert Id().deserialize(value) == value
 
 
-@pytest.mark.parametrize("value", [0, -1, -(2**70), True, False, 1.0, "1", "", [1], {"id": 1}])
+@pytest.mark.parametrize(
+    "value",
+    [0, -1, -(2**70), 2**53, pytest.param(10**4000, id="4001 digits"), True, False, 1.0, "1", "", [1], {"id": 1}],
+)
 def test_what_is_no_id_is_refused(value: object) -> None:
     assert refusal(Id(), value) == "not an id"
-
-
-@pytest.mark.parametrize("value", [2**53, 2**70, pytest.param(10**4000, id="4001 digits")])
-def test_an_id_that_readers_of_json_would_round_is_too_big(value: int) -> None:
-    assert refusal(Id(), value) == "number_too_big"
 
 
 @pytest.mark.parametrize(("value", "owner"), [(203, 203), ({"id": 203, "number": "1"}, 203), (-1, -1)])
@@ -215,16 +213,13 @@ def test_an_instant_outside_the_calendar_is_refused(text: str) -> None:
 
 def test_a_field_that_cannot_be_read_is_absent_and_unknown_ones_are_left_out() -> None:
     parcel = {"number": "1", "label": "a", "customer": "Ayşe"}
-    loaded, problems = Parcel().read_with_problems(parcel)
-    assert (loaded, problems) == ({"label": "a"}, {"number": ["not an id"]})
     assert Parcel().read(parcel) == {"label": "a"}
-    assert Parcel().read_with_problems(parcel | {"number": 1}) == ({"number": 1, "label": "a"}, {})
+    assert Parcel().read(parcel | {"number": 1}) == {"number": 1, "label": "a"}
 
 
 @pytest.mark.parametrize("value", [None, True, 1, "a", [], [{"number": 1}]])
 def test_what_is_no_object_is_read_as_nothing(value: object) -> None:
     assert Parcel().read(value) == {}
-    assert Parcel().read_with_problems(value) == ({}, {"_schema": ["not an object"]})
 
 
 @settings(max_examples=100)
