@@ -54,10 +54,11 @@ def accept(database: Database, delivery: Delivery, settings: Settings) -> Receip
     is shipped. Raises `DatabaseUnavailable`, and then nothing was stored.
     """
     # What is worth a look of a package never seen is worth it of any.
-    if not database.is_sqlite and policy.hint(delivery, None, None, settings) is None:
+    wanted = policy.hint(delivery, None, None, settings) is None
+    if wanted and not database.is_sqlite:
         return _accept_at_once(database, delivery)
     with database.transaction() as transaction:
-        ignored = _ignored(transaction, delivery, settings)
+        ignored = None if wanted else policy.hint(delivery, *_standing(transaction, delivery.package_id), settings)
         row = _row(delivery, "ignored" if ignored else "accepted", ignored)
         duplicate, _ = _store(transaction, row)
         if ignored is None and not (duplicate and _standing(transaction, delivery.package_id)[0] is CaseState.SHIPPED):
@@ -118,7 +119,7 @@ def retry(database: Database, delivery_id: int, settings: Settings) -> Receipt |
         if isinstance(read, Unusable):
             transaction.execute(sa.update(deliveries).where(mine).values(reason=read.reason))
             return Receipt("quarantined", read.event_uuid, None, read.reason)
-        ignored = _ignored(transaction, read, settings)
+        ignored = policy.hint(read, *_standing(transaction, read.package_id), settings)
         row = _row(read, "ignored" if ignored else "accepted", ignored)
         del row["event_uuid"]
         transaction.execute(sa.update(deliveries).where(mine).values(row))
@@ -146,12 +147,6 @@ def _read_again(body: bytes, secret_index: int | None) -> Delivery | Unusable:
         return boundary.read(None, body, secret_index)
     except DeliveryRejected as problem:  # this version would not even have let it in
         return Unusable(problem.reason, secret_index=secret_index)
-
-
-def _ignored(transaction: Transaction, delivery: Delivery, settings: Settings) -> str | None:
-    if policy.hint(delivery, None, None, settings) is None:
-        return None
-    return policy.hint(delivery, *_standing(transaction, delivery.package_id), settings)
 
 
 def _standing(transaction: Transaction, package_id: int) -> tuple[CaseState | None, Reason | None]:
