@@ -24,17 +24,14 @@ QUARANTINE_AGE = timedelta(days=14)
 _GIVEN = ("event_uuid", "event_type", "package_id", "state_class", "state_value", "fate", "reason", "secret_index")
 
 _STANDING = sa.select(packages.c.state, packages.c.reason).where(packages.c.package_id == sa.bindparam("package_id"))
-_SIGNED = sa.select(deliveries.c.delivery_id).where(
+_IS_LATER = deliveries.c.received_at >= sa.bindparam("since", type_=Instant())
+_SHIPPED = sa.func.count().filter(deliveries.c.event_type == "package.status.shipped", _IS_LATER)
+_CANCELLED = sa.func.count().filter(deliveries.c.event_type == "package.status.cancelled")
+_SIGNED_EVENTS = sa.select((_SHIPPED > 0).label("shipped"), (_CANCELLED > 0).label("cancelled")).where(
     deliveries.c.package_id == sa.bindparam("package_id"),
     deliveries.c.secret_index.is_not(None),
     sa.or_(deliveries.c.state_value.is_(None), deliveries.c.state_value == sa.bindparam("state_value")),
 )
-_SIGNED_SHIPPED = _SIGNED.where(
-    deliveries.c.event_type == "package.status.shipped",
-    deliveries.c.received_at >= sa.bindparam("since", type_=Instant()),
-)
-_SIGNED_CANCELLED = _SIGNED.where(deliveries.c.event_type == "package.status.cancelled")
-_SIGNED_EVENTS = sa.select(_SIGNED_SHIPPED.exists().label("shipped"), _SIGNED_CANCELLED.exists().label("cancelled"))
 
 
 @dataclass(frozen=True, slots=True)
