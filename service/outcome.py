@@ -177,15 +177,9 @@ def names_transition(entry: LoggedTransition, command: Command) -> bool | None:
     return True if command.slug is not None and entry.slug == command.slug else None
 
 
-def last_departure(log: TransitionLog, packed: str, since: datetime | None = None) -> LoggedTransition | None:
-    """The newest logged move of the package out of Packed, unless it is known to be older than `since`.
-
-    The log may lag, and then its newest departure is one of an earlier stay.
-    """
-    left = next((entry for entry in log if is_packed(entry.old, packed) and not is_packed(entry.new, packed)), None)
-    if left is None or since is None or left.at is None or left.at >= since - CLOCKS_DIFFER:
-        return left
-    return None
+def last_departure(log: TransitionLog, packed: str) -> LoggedTransition | None:
+    """The newest logged move of the package out of Packed."""
+    return next((entry for entry in log if is_packed(entry.old, packed) and not is_packed(entry.new, packed)), None)
 
 
 def last_entry(log: TransitionLog, packed: str) -> LoggedTransition | None:

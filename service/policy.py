@@ -519,9 +519,11 @@ def _left_packed(view: View, state: StateValue) -> Verdict:
 def _departure(view: View, attempt: Attempt) -> LoggedTransition | None:
     """The logged move that ended this episode. A log that lags still shows an earlier one."""
     log, packed = view.log or (), view.settings.packed_status
-    left = outcome.last_departure(log, packed, attempt.started_at)
-    is_last = left is not None and outcome.last_entry(log, packed) is None and left.log_id > view.case.entry_log_id
-    return left if is_last else None
+    left = outcome.last_departure(log, packed)
+    if left is None or outcome.last_entry(log, packed) is not None or left.log_id <= view.case.entry_log_id:
+        return None
+    was_before = left.at is not None and left.at < attempt.started_at - CLOCKS_DIFFER
+    return None if was_before else left
 
 
 def _outcome_unknown(view: View, state: StateValue) -> Verdict:

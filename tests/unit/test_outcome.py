@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -266,17 +265,6 @@ def test_the_newest_departure_is_found_behind_later_moves() -> None:
     entered, left, before = an_entry(SHIPPED, PACKED), an_entry(log_id=2), an_entry(log_id=1)
     assert last_departure((entered, left, before), "500") is left
     assert last_departure((entered, left), "501") is last_departure((), "500") is None
-
-
-@pytest.mark.parametrize(("logged_s_after", "counts"), [(-5.001, False), (-5, True), (0, True), (60, True)])
-def test_a_departure_counts_from_five_seconds_before_what_it_is_to_explain(logged_s_after: float, counts: bool) -> None:
-    left = replace(an_entry(), at=NOW + timedelta(seconds=logged_s_after))
-    assert (last_departure((left,), "500", NOW) is left) is counts
-    assert last_departure((left,), "500") is left
-
-
-def test_a_departure_the_log_does_not_date_counts() -> None:
-    assert last_departure((an_entry(),), "500", NOW) == an_entry()
 
 
 @pytest.mark.parametrize("new", [PACKED, StateValue(None, "500")])

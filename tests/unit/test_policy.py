@@ -999,6 +999,16 @@ def test_a_logged_move_from_before_this_episode_is_no_evidence(
     assert standing(verdict) == (WAITING, Reason.OUTCOME_UNKNOWN, False)
 
 
+@pytest.mark.parametrize(("logged_s_after", "counts"), [(-5.001, False), (-5, True), (0, True), (60, True)])
+def test_a_logged_move_counts_from_five_seconds_before_the_command_it_is_to_explain(
+    logged_s_after: float, counts: bool
+) -> None:
+    sent = an_attempt(Outcome.AMBIGUOUS)
+    left = replace(BY_US, at=sent.started_at + timedelta(seconds=logged_s_after))
+    verdict = decided(UNCONFIRMED, a_snapshot(SHIPPED), sent, log=(left,))
+    assert verdict.case.state is (CaseState.SHIPPED if counts else WAITING)
+
+
 @pytest.mark.parametrize(("read_backs", "learned"), [(0, "550"), (1, None)])
 def test_a_shipped_value_is_learned_from_the_first_read_back_after_a_clean_2xx(
     read_backs: int, learned: str | None
