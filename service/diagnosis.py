@@ -40,56 +40,34 @@ class Judgement(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """Why a check matters, and where in the code stands what it puts to the test of what we only assume."""
-
-    why: str
-    assumes: tuple[str, ...] = ()
-
-
-# In the order in which they are made. One that fails leaves those that need it unknown.
-CHECKS: Mapping[str, Meaning] = {
-    "configuration": Meaning("No process starts with a variable it does not understand."),
-    "database_reachable": Meaning("A delivery is only accepted once it is committed."),
-    "database_migrated": Meaning("No process works on a schema it does not know."),
-    "database_of_this_oms": Meaning("Package ids of two OMSs in one database would be mistaken for each other."),
-    "database_durable": Meaning("What a database forgets is a delivery lost, or an attempt that is not read back."),
-    "worker_seen": Meaning("Without a worker nothing ships."),
-    "commands_held": Meaning("What holds commands back holds every package back."),
-    "public_url": Meaning("The OMS's deliveries come this way; it does not repeat one that was redirected."),
-    "oms_answers": Meaning("Nothing is commanded without a fresh read."),
-    "token": Meaning("A token that is not accepted opens the breaker: nothing ships.", ("login", "oms.log_in")),
-    "read_rights": Meaning("Nothing is commanded without a fresh read, and the sweep needs the list."),
-    "clock": Meaning("The transition log is dated by the OMS's clock and compared with the time of our commands."),
-    "list_filter": Meaning(
-        "A filter the OMS does not know is ignored, and then the sweep stops.", ("config.OmsConfig",)
-    ),
-    "list_order": Meaning(
-        "Without order and cursor the sweep cannot resume and repeats whole passes.", ("sweep.listing_query",)
-    ),
-    "package_shape": Meaning("What cannot be read cannot be judged, and is never commanded."),
-    "enum_class": Meaning(
-        "500 means Packed in PackageStatus and shipped in Omnitron; without the class only the number is compared.",
-        ("wire.State",),
-    ),
-    "items": Meaning("A package ships only if all of its items are known and Packed.", ("config.OmsConfig",)),
-    "items_packed": Meaning("With a wrong ITEM_PACKED_STATUS nothing ships.", ("config._settings",)),
-    "rule_fields": Meaning("A package that lacks a field some rule asks waits.", ("snapshot.parse_package",)),
-    "modified_date": Meaning(
-        "It guards against reads that are older than one before.", ("snapshot.parse_package", "policy._not_repacked")
-    ),
-    "commands_shape": Meaning(
-        "A command the OMS does not offer is not sent, but only if its offer can be read.",
-        ("snapshot.OfferedCommand",),
-    ),
-    "command_offered": Meaning("With a wrong transition or slug every command is refused."),
-    "transition_log": Meaning(
-        "It proves who shipped a package when an answer was lost; without it a person may be asked.",
-        ("config.OmsConfig",),
-    ),
-    "webhooks": Meaning("What no webhook announces waits for the next sweep.", ("config.OmsConfig", "hooks")),
-    "deliveries": Meaning("Where signatures are made otherwise than we think, no webhook is accepted.", ("delivery",)),
+# Each check with why it matters, in the order in which they are made. One that fails leaves those that need it unknown.
+CHECKS: Mapping[str, str] = {
+    "configuration": "No process starts with a variable it does not understand.",
+    "database_reachable": "A delivery is only accepted once it is committed.",
+    "database_migrated": "No process works on a schema it does not know.",
+    "database_of_this_oms": "Package ids of two OMSs in one database would be mistaken for each other.",
+    "database_durable": "What a database forgets is a delivery lost, or an attempt that is not read back.",
+    "worker_seen": "Without a worker nothing ships.",
+    "commands_held": "What holds commands back holds every package back.",
+    "public_url": "The OMS's deliveries come this way; it does not repeat one that was redirected.",
+    "oms_answers": "Nothing is commanded without a fresh read.",
+    "token": "A token that is not accepted opens the breaker: nothing ships.",
+    "read_rights": "Nothing is commanded without a fresh read, and the sweep needs the list.",
+    "clock": "The transition log is dated by the OMS's clock and compared with the time of our commands.",
+    "list_filter": "A filter the OMS does not know is ignored, and then the sweep stops.",
+    "list_order": "Without order and cursor the sweep cannot resume and repeats whole passes.",
+    "package_shape": "What cannot be read cannot be judged, and is never commanded.",
+    "enum_class": "500 means Packed in PackageStatus and shipped in Omnitron; without the class only the number is "
+    "compared.",
+    "items": "A package ships only if all of its items are known and Packed.",
+    "items_packed": "With a wrong ITEM_PACKED_STATUS nothing ships.",
+    "rule_fields": "A package that lacks a field some rule asks waits.",
+    "modified_date": "It guards against reads that are older than one before.",
+    "commands_shape": "A command the OMS does not offer is not sent, but only if its offer can be read.",
+    "command_offered": "With a wrong transition or slug every command is refused.",
+    "transition_log": "It proves who shipped a package when an answer was lost; without it a person may be asked.",
+    "webhooks": "What no webhook announces waits for the next sweep.",
+    "deliveries": "Where signatures are made otherwise than we think, no webhook is accepted.",
 }
 
 
@@ -105,7 +83,7 @@ class Finding:
     @property
     def why(self) -> str:
         """Why it matters."""
-        return CHECKS[self.name].why
+        return CHECKS[self.name]
 
     def told(self) -> dict[str, str]:
         """The finding for programs."""
