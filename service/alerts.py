@@ -12,8 +12,6 @@ from service.sweep import FILTER_IGNORED
 from service.vitals import LONG_WAIT, UNANNOUNCED_WITHIN, Vitals
 
 PILE = 5
-# The watch over the workers begins with the process too; this is longer than it takes to find them silent.
-WATCHED_FOR_S = 90.0
 YOUNG = timedelta(hours=1)
 LONG_WITHOUT_SWEEP = timedelta(hours=1)
 # What to do about the two causes of `worker.silent`.
@@ -29,17 +27,11 @@ IF_LATE = (
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """What began and what to do. `event`: the line of the logs that tells the same.
-
-    `count` is None for the one that the watch over the workers judges. `patience_s`: for how long a process watches
-    before it speaks of this, be it that it began or that it is over.
-    """
+    """What began and what to do. `count` is None for the one that the watch over the workers judges."""
 
     title: str
     advice: str
-    event: str
     count: Callable[[Vitals], int] | None
-    patience_s: float = 0.0
 
 
 def _forgotten_pause(found: Vitals) -> int:
@@ -87,60 +79,51 @@ ALERTS: Mapping[str, Alert] = {
         "the breaker is open: no command is sent",
         "Look for brake.changed in the logs for the cause: a right that the token's user lacks, or OMS_BASE_URL "
         "answering with a redirect. It closes by itself with the first good answer, or with: autoship resume",
-        "brake.changed",
         lambda found: found.breaker_cause not in (None, TOKEN_REJECTED),
     ),
     "token_rejected": Alert(
         "the OMS does not accept the token (401)",
         AFTER_401,
-        "brake.changed",
         lambda found: found.breaker_cause == TOKEN_REJECTED,
     ),
     "oms_unreadable": Alert(
         "the OMS gives no usable answer",
         "Look for read.failed and login.failed in the logs, and whether the OMS is up. Nothing is lost and no budget "
         "is used: it goes on by itself.",
-        "read.failed",
         lambda found: found.unreadable,
     ),
     "held_back": Alert(
         "packages have waited for half an hour behind a brake",
         "autoship explain ID, for one of autoship packages --reason brake, says what holds it back. Look for "
         "brake.changed (429), read.failed and command.answered (not_sent) in the logs. It goes on by itself.",
-        "package.waiting",
         _held_back,
     ),
     "hourly_cap": Alert(
         "paused: SHIP_MAX_PER_HOUR was reached",
         AFTER_CAP,
-        "brake.changed",
         lambda found: found.paused_at is not None and not found.paused_by_person,
     ),
     "paused": Alert(
         "commands have been paused for half an hour, and packages wait",
         "autoship explain ID, for one of autoship packages --reason brake, says who paused, and why if that was said. "
         "When that is over: autoship resume",
-        "commands.held",
         _forgotten_pause,
     ),
     "needs_attention": Alert(
         "packages wait for a person",
         "List them with: autoship packages --state needs_attention. autoship explain ID says why and what to do.",
-        "package.needs_attention",
         lambda found: found.count(CaseState.NEEDS_ATTENTION),
     ),
     "refusals": Alert(
         "the OMS refuses our command, or does not offer it, for several packages",
         "Compare SHIP_TRANSITION_ID and SHIP_SLUG with Settings > State Transitions in the OMS. The OMS's words: "
         "autoship explain ID, for one of autoship packages --reason retry_after_refusal or command_not_offered.",
-        "package.waiting",
         lambda found: _pile(found, Reason.RETRY_AFTER_REFUSAL, Reason.COMMAND_NOT_OFFERED),
     ),
     "rule_field_missing": Alert(
         "rules ask fields that several packages do not have",
         "List them with: autoship packages --reason rule_field_missing. autoship explain ID names rule and field. They "
         "go on by themselves once RULES_FILE no longer asks it.",
-        "package.waiting",
         lambda found: _pile(found, Reason.RULE_FIELD_MISSING),
     ),
     "items_unfit": Alert(
@@ -148,42 +131,35 @@ ALERTS: Mapping[str, Alert] = {
         "autoship doctor, and autoship explain ID for one of autoship packages --state waiting, show what the OMS says."
         " If the items are packed, ITEM_PACKED_STATUS is wrong; if it shows none or others', OMS_ITEMS_PATH; if states "
         "are of another kind, OMS_BASE_URL. Corrected, restart: they ship by themselves.",
-        "package.waiting",
         _unfit,
     ),
     "filter_ignored": Alert(
         "the OMS ignores OMS_LIST_FILTER: the sweep has stopped",
         "Find the spelling this OMS honours and set OMS_LIST_FILTER. Until then only webhooks announce packages.",
-        "sweep.failed",
         _filter_ignored,
     ),
     "sweep_failing": Alert(
         "no sweep has gone through for an hour",
         "Look for the cause of sweep.failed in the logs: the OMS errs, the token's user lacks a right, or the package "
         "list asks another kind of token. Until then only webhooks announce packages.",
-        "sweep.failed",
         _sweep_failing,
     ),
     "backlog": Alert(
         "packages that were Packed before Autoship first ran wait for your word",
         "Look at them with: autoship packages --reason backlog_to_confirm. Ship them all with: autoship sweep --adopt",
-        "sweep.finished",
         lambda found: found.count(CaseState.WAITING, Reason.BACKLOG_TO_CONFIRM),
     ),
     "webhooks_silent": Alert(
         "no webhook has come for an hour, and the sweep finds packages",
         "Check that the webhooks are active in the OMS (Settings > Webhooks) and reach this service, and its list of "
         "undelivered ones. Packages still ship, only later.",
-        "sweep.finished",
         _webhooks_silent,
     ),
     "worker_silent": Alert(
         "no worker is at work, or they do not keep up",
         f"worker.silent in the logs says which. No worker was seen? {IF_UNSEEN} Packages are late? {IF_LATE} "
         "Nothing is lost.",
-        "worker.silent",
         None,
-        patience_s=WATCHED_FOR_S,
     ),
 }
 

@@ -27,6 +27,9 @@ from service.errors import DatabaseUnavailable
 LOOK_EVERY_S = 10.0
 SEND_WITHIN_S = 20.0
 LEASE = timedelta(seconds=60)
+# Before that a process does not speak of the workers, as the watch over them begins with it; it is longer than it takes
+# to find them silent.
+WATCHED_FOR_S = 90.0
 # Not sooner after the last word about the same alert, so that what comes and goes is not told each time.
 QUIET = timedelta(minutes=5)
 REMIND_AFTER = timedelta(hours=24)
@@ -146,7 +149,7 @@ class Teller:
         watched_for_s = self._monotonic() - self._began
         for name, alert in ALERTS.items():
             count, before = counts.get(name, 0), told.get(name, Told())
-            due = watched_for_s >= alert.patience_s
+            due = alert.count is not None or watched_for_s >= WATCHED_FOR_S
             if due and notice(before, count, found.now) is not None:
                 self._tell(name, count)
             elif due and before.is_open and count < before.count:

@@ -29,6 +29,24 @@ ASSUMPTIONS: Mapping[str, tuple[str, ...]] = {
     "webhooks": ("config.OmsConfig", "hooks"),
     "deliveries": ("delivery",),
 }
+# The line of the logs that tells the same as an alert.
+TOLD_BY: Mapping[str, str] = {
+    "breaker_open": "brake.changed",
+    "token_rejected": "brake.changed",
+    "oms_unreadable": "read.failed",
+    "held_back": "package.waiting",
+    "hourly_cap": "brake.changed",
+    "paused": "commands.held",
+    "needs_attention": "package.needs_attention",
+    "refusals": "package.waiting",
+    "rule_field_missing": "package.waiting",
+    "items_unfit": "package.waiting",
+    "filter_ignored": "sweep.failed",
+    "sweep_failing": "sweep.failed",
+    "backlog": "sweep.finished",
+    "webhooks_silent": "sweep.finished",
+    "worker_silent": "worker.silent",
+}
 
 
 def pages() -> dict[str, str]:
@@ -43,9 +61,10 @@ def pages() -> dict[str, str]:
 
 
 def _alerts() -> str:
-    rows = ((f"`{name}`", alert.title, alert.advice, f"`{alert.event}`") for name, alert in ALERTS.items())
-    told = {alert.event for alert in ALERTS.values()}
-    alone = ", ".join(f"`{name}`" for name, event in sorted(EVENTS.items()) if event.alert and name not in told)
+    rows = ((f"`{name}`", alert.title, alert.advice, f"`{TOLD_BY[name]}`") for name, alert in ALERTS.items())
+    alone = ", ".join(
+        f"`{name}`" for name, event in sorted(EVENTS.items()) if event.alert and name not in TOLD_BY.values()
+    )
     return _ALERTS.replace("EVENTS", alone) + _table(
         ("alert", "what people are told", "what to do", "in the logs"), rows
     )
