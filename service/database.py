@@ -66,6 +66,11 @@ class Instant(sa.types.TypeDecorator[datetime]):
 # SQLite numbers rows by itself only where the key is its INTEGER.
 _RowId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
+
+def _index_where(condition: str, name: str, *columns: str) -> sa.Index:
+    return sa.Index(name, *columns, postgresql_where=sa.text(condition), sqlite_where=sa.text(condition))
+
+
 metadata = sa.MetaData()
 
 packages = sa.Table(
@@ -109,26 +114,14 @@ packages = sa.Table(
     sa.Column("order_number", sa.Text),
     sa.Column("facts", sa.JSON, nullable=False, server_default="{}"),
     sa.Column("checks", sa.JSON, nullable=False, server_default="[]"),
-    sa.Index(
-        "packages_due",
-        "hinted",
-        "due_at",
-        postgresql_where=sa.text("due_at IS NOT NULL"),
-        sqlite_where=sa.text("due_at IS NOT NULL"),
-    ),
+    _index_where("due_at IS NOT NULL", "packages_due", "hinted", "due_at"),
     sa.Index("packages_state", "state", "reason", "package_id"),
     sa.Index("packages_first_hint", "first_hint", "created_at"),
     sa.Index("packages_number", "number"),
     sa.Index("packages_order_number", "order_number"),
     # For lists, a page at a time.
     sa.Index("packages_listed", "state", "package_id"),
-    sa.Index(
-        "packages_reason",
-        "reason",
-        "package_id",
-        postgresql_where=sa.text("reason IS NOT NULL"),
-        sqlite_where=sa.text("reason IS NOT NULL"),
-    ),
+    _index_where("reason IS NOT NULL", "packages_reason", "reason", "package_id"),
 )
 
 deliveries = sa.Table(
