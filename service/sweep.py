@@ -254,12 +254,16 @@ class Sweeper:
             return brakes.admit_sweep(transaction, self._config.oms_rate_per_s)
 
     def _take_in(self, turn: _Turn, page: _Page, adopt: bool) -> list[Found]:
-        """Hints at what is worth a look and moves the cursor, in one transaction."""
+        """Hints at what is worth a look and moves the cursor, in one transaction.
+
+        Of what no webhook announced, the first sweep ever takes up only `ADOPT_MAX` without a person's word.
+        """
         with self._database.transaction() as transaction:
             found = _worth_a_look(transaction, page.packages, self._config.settings, adopt=adopt)
-            unannounced = [one for one in found if one.why == policy.UNANNOUNCED]
-            may_adopt = self._may_adopt(transaction, turn, adopt)
-            backlog = [] if may_adopt is None else unannounced[may_adopt:]
+            backlog: list[Found] = []
+            if turn.first_ever and not adopt:
+                may_adopt = max(0, self._config.adopt_max - worklist.found_by_sweep(transaction))
+                backlog = [one for one in found if one.why == policy.UNANNOUNCED][may_adopt:]
             for one in found:
                 if one in backlog:
                     worklist.put_in_backlog(transaction, one.package_id)
@@ -286,12 +290,6 @@ class Sweeper:
                     journal.note(transaction, one.package_id, [Note("sweep", one.why)])
                 _write(transaction, turn, {"leased_until": transaction.now + self._config.lease})
         return unlisted
-
-    def _may_adopt(self, transaction: Transaction, turn: _Turn, adopt: bool) -> int | None:
-        """How many more packages that no webhook announced may be taken up without a person's word; None: all."""
-        if adopt or not turn.first_ever:
-            return None
-        return max(0, self._config.adopt_max - worklist.found_by_sweep(transaction))
 
     # Whose turn it is.
 
