@@ -200,16 +200,17 @@ def found_by_number(transaction: Transaction, text: str, limit: int) -> list[sa.
 def recheck(transaction: Transaction, package_id: int, reason: str | None = None) -> bool:
     """An operator's word: look again with fresh budgets, held or not. False for a package never seen.
 
-    With `reason`, only while it stands there for that.
+    With `reason`, only while it stands there for that. One whose command is under way goes on standing there for that,
+    so that nobody can dismiss it meanwhile.
     """
     transaction.wake_workers()
-    closed = packages.c.state.in_([CaseState.SHIPPED, CaseState.ALREADY_SHIPPED])
+    stays = packages.c.state.in_([CaseState.SHIPPING, CaseState.SHIPPED, CaseState.ALREADY_SHIPPED])
     changed = (
         sa.update(packages)
         .where(packages.c.package_id == package_id)
         .values(
-            state=sa.case((closed, packages.c.state), else_=CaseState.WAITING),
-            reason=sa.case((closed, packages.c.reason), else_=None),
+            state=sa.case((stays, packages.c.state), else_=CaseState.WAITING),
+            reason=sa.case((stays, packages.c.reason), else_=None),
             held=False,
             refusals=0,
             looking_since=None,
@@ -217,7 +218,7 @@ def recheck(transaction: Transaction, package_id: int, reason: str | None = None
             failed_reads=0,
             command_not_before=None,
             # A person has seen that it is in Packed, whatever the dates say.
-            left_modified_at=sa.case((closed, packages.c.left_modified_at), else_=None),
+            left_modified_at=sa.case((stays, packages.c.left_modified_at), else_=None),
             modified_at=None,
             # Whoever works on it with the old budgets must not write them back.
             fence=packages.c.fence + 1,

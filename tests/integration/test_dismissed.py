@@ -7,10 +7,11 @@ from datetime import timedelta
 
 from service import inbox, operator, worklist
 from service.delivery import Delivery
+from service.sandbox import Request
 from service.sweep import Sweeper
 from service.wire import StateValue
-from tests.integration.conftest import Floor
-from tests.oms_faults import answers, applied_then, closes
+from tests.integration.conftest import Floor, packed
+from tests.oms_faults import FaultyOms, Outcome, answers, applied_then, closes
 
 
 def look_on_delivery(floor: Floor, state: str) -> tuple[str, str | None]:
@@ -87,3 +88,18 @@ def test_a_dismissal_for_a_reason_leaves_alone_what_no_longer_has_it(floor_with:
     assert look_on_delivery(floor, "500") == ("waiting", "grace")
     assert not operator.dismiss(floor.store, 73, reason="items_mixed").done
     assert operator.dismiss(floor.store, 73, reason="grace").done
+
+
+def test_no_package_is_said_to_be_dismissed_while_its_command_is_under_way(floor: Floor) -> None:
+    said: list[object] = []
+
+    def rechecked_and_dismissed(oms: FaultyOms, request: Request) -> Outcome:
+        assert operator.recheck(floor.store, 73).done
+        said.extend((operator.dismiss(floor.store, 73).done, floor.where(73)))
+        return oms.answer_well(request)
+
+    floor.oms.script("command", rechecked_and_dismissed)
+    packed(floor)
+    floor.look()
+    assert said == [False, ("shipping", "sending")]
+    assert (floor.run(73)["state"], floor.oms.commands_for(73)) == ("shipped", 1)
