@@ -255,7 +255,7 @@ class StandInOms:
         package = self.packages.get(_id_in(request.path) or 0)
         if package is None:
             return _json(404, {"detail": "Not found."})
-        body = json.loads(request.body)
+        body = _object(request.body)
         named = body.get("transition") == self.transition_id or body.get("slug") == self.slug
         if not named or body.get("package") != package.package_id:
             return _json(400, {"non_field_errors": ["Unknown transition."], "code": "transition_100_1"})
@@ -335,7 +335,7 @@ class StandInOms:
         rest = request.path.removeprefix(_HOOKS).strip("/")
         if request.method == "GET":
             return _json(200, _EVENT_TYPES) if rest == "registry" else self._page(request, list(self.hooks.values()))
-        values = json.loads(request.body)
+        values = _object(request.body)
         if request.method == "POST" and not rest:
             return self._register(values)
         hook = self.hooks.get(int(rest)) if rest.isdecimal() else None
@@ -514,7 +514,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             response = self.server.oms.answer(request)
-        except ValueError:  # a body that is no JSON, a page that is no number
+        except ValueError:  # a body that is no object of JSON, a page that is no number
             response = _json(400, {"detail": "Malformed request."})
         if isinstance(response, Response):
             self.server.oms.note(request, response.status)
@@ -632,6 +632,13 @@ def _state(value: str, enum_class: str) -> dict[str, Any]:
 
 
 _PACKED_STATE = {"state": _state(PACKED, _PACKAGE_STATUS)}
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    found = json.loads(body)
+    if not isinstance(found, dict):
+        raise ValueError("an object is asked for")
+    return found
 
 
 def _additional_headers(hook: _Hook) -> dict[str, str]:

@@ -198,17 +198,23 @@ def test_sandbox_refuses_to_be_mistaken_for_the_real_thing(tmp_path: Path, varia
 
 
 @pytest.mark.parametrize(
-    ("method", "path"),
-    [("POST", "packages/73/command/"), ("GET", "packages/?page=x"), ("GET", "state-transition-logs/?page=x")],
+    ("method", "path", "body"),
+    [
+        ("POST", "/api/v1/oms/packages/73/command/", ""),
+        ("POST", "/api/v1/oms/packages/73/command/", "[12]"),
+        ("POST", "/whisperer/hooks/", "[12]"),
+        ("GET", "/api/v1/oms/packages/?page=x", ""),
+        ("GET", "/api/v1/oms/state-transition-logs/?page=x", ""),
+    ],
 )
 def test_the_stand_in_answers_400_to_what_is_malformed_as_the_oms_does(
-    method: str, path: str, capsys: pytest.CaptureFixture[str]
+    method: str, path: str, body: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     oms = sandbox.StandInOms()
     oms.create(73)
     with sandbox.serve(oms) as server:
         line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
-        line.request(method, f"/api/v1/oms/{path}", headers={"Authorization": f"Token {oms.token}"})
+        line.request(method, path, body, headers={"Authorization": f"Token {oms.token}"})
         assert line.getresponse().status == 400
         line.close()
     assert capsys.readouterr().err == ""
