@@ -44,7 +44,7 @@ from service.database import HEAD, Database
 from service.delivery import Authentication
 from service.diagnosis import NOT_CHECKED, Finding, Judgement
 from service.errors import AutoshipError, ConfigurationError, DatabaseOutdated, DatabaseUnavailable, OmsUnreachable
-from service.hooks import Plan, Step
+from service.hooks import Plan
 from service.inbox import Receipt
 from service.login import credentials
 from service.oms import Oms, why_unread
@@ -412,7 +412,9 @@ def sweep_command(dry_run: bool, adopt: bool, yes: bool, as_json: bool) -> None:
                 return
             _ask(f"adopt {counted(len(preview.found), 'package')}", yes)
         swept = sweeper.dry_run() if dry_run else _sweep_at_once(sweeper, adopt)
-        _report_swept(swept, as_json, done=not dry_run)
+        for one in swept.found:
+            _report(one.package_id, Acted(not dry_run, one.why), as_json)
+        _conclude(swept)
     if dry_run and swept.found:
         sys.exit(1)
 
@@ -596,10 +598,16 @@ def _chosen(
     if bool(named) == bool(reason):
         raise click.UsageError("name packages or a --reason, one of the two")
     _, database = _stored()
-    if reason is None and len(named) == 1:
+    if len(named) == 1:
         return database, named
     chosen = named or [row["package_id"] for row in _listed(database, None, reason) if row["state"] in states]
-    _confirm(action, database, chosen, yes)
+    with database.reading() as transaction:
+        rows = [(package_id, worklist.find(transaction, package_id)) for package_id in chosen[:_PREVIEW]]
+    lines = [explain.table_line(row) if row else f"{package_id:>10}  new to us" for package_id, row in rows]
+    click.echo(explain.TABLE_HEADER, err=True)
+    _preview(lines, len(chosen))
+    if chosen:
+        _ask(f"{action} {counted(len(chosen), 'package')}", yes)
     return database, chosen
 
 
@@ -648,17 +656,6 @@ def _listed(database: Database, state: str | None, reason: str | None) -> Iterat
         after = rows[-1]["package_id"]
 
 
-def _confirm(action: str, database: Database, package_ids: Sequence[int], yes: bool) -> None:
-    """Shows what would be acted on, and ends the command unless somebody says yes."""
-    with database.reading() as transaction:
-        rows = [(package_id, worklist.find(transaction, package_id)) for package_id in package_ids[:_PREVIEW]]
-    lines = [explain.table_line(row) if row else f"{package_id:>10}  new to us" for package_id, row in rows]
-    click.echo(explain.TABLE_HEADER, err=True)
-    _preview(lines, len(package_ids))
-    if package_ids:
-        _ask(f"{action} {counted(len(package_ids), 'package')}", yes)
-
-
 def _preview(lines: Sequence[str], of: int) -> None:
     """Shows the first lines of what would be acted on."""
     for line in lines[:_PREVIEW]:
@@ -703,12 +700,6 @@ def _sweep_at_once(sweeper: Sweeper, adopt: bool) -> Swept:
         click.echo(f"another process sweeps, or a pass failed within the last {rest:g} s; waiting", err=True)
         time.sleep(_SWEEP_WAIT_S)
     return swept
-
-
-def _report_swept(swept: Swept, as_json: bool, *, done: bool) -> None:
-    for one in swept.found:
-        _report(one.package_id, Acted(done, one.why), as_json)
-    _conclude(swept)
 
 
 def _conclude(swept: Swept) -> None:
@@ -758,22 +749,20 @@ def _print_finding(finding: Finding) -> None:
 def _print_plan(target_url: str, plan: Plan, as_json: bool) -> None:
     budget = hooks.loss_budget()
     if as_json:
-        steps = [_told_step(step) for step in plan.steps]
+        # The names of the fields that are sent, never what is in them.
+        steps = [
+            {"event_type": one.event_type, "action": one.action, "hook_id": one.hook_id, "fields": sorted(one.values)}
+            for one in plan.steps
+        ]
         _print_json({"target_url": target_url, "webhooks": steps, "unknown": plan.unknown, "loss_budget": budget})
         return
     click.echo(target_url)
     for step in plan.steps:
-        what = ", ".join(_told_step(step)["fields"]) if step.hook_id is not None else ""
+        what = ", ".join(sorted(step.values)) if step.hook_id is not None else ""
         click.echo(f"  {step.action:<10} {step.event_type:<28} {what}".rstrip())
     for event_type in plan.unknown:
         click.echo(f"  {'unknown':<10} {event_type:<28} the OMS's registry does not list it")
     click.echo(budget)
-
-
-def _told_step(step: Step) -> dict[str, Any]:
-    """The step with the names of the fields it sends, never what is in them."""
-    named = {"event_type": step.event_type, "action": step.action, "hook_id": step.hook_id}
-    return named | {"fields": sorted(step.values)}
 
 
 def _say_on_terminal(text: str) -> None:
