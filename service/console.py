@@ -67,6 +67,8 @@ def install(app: Flask, config: Config, database: Database, lookup: Lookup, turn
     app.secret_key = signin.key_of(config.admin_token)
     app.session_interface = signin.Sessions()
     app.config["PERMANENT_SESSION_LIFETIME"] = signin.LASTS_S
+    # Not Strict: who comes by a link of an alert is still signed in, and no GET changes anything.
+    app.config["SESSION_COOKIE_SAMESITE"] = "Lax"
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     app.jinja_env.filters["plain"] = _plain
     app.jinja_env.globals.update(

@@ -6,8 +6,8 @@ from service import hooks
 from service.config import Config
 from service.errors import ConfigurationError, OmsUnreachable
 from service.hooks import Action, Plan, Step, Wanted
-from service.oms import HookRefused, HookSaved, Oms, Unread, why_unread
-from service.outcome import BadShape, NotFound
+from service.oms import HookRefused, HookSaved, Oms, why_unread
+from service.outcome import NotFound
 
 # One to do it, and one more where somebody else did the same meanwhile.
 _ROUNDS = 2
@@ -24,7 +24,8 @@ def plan(oms: Oms, target: Wanted) -> Plan:
     """What would be done now. Raises `OmsUnreachable` where the OMS does not show its webhooks."""
     existing = oms.registered_hooks()
     if not isinstance(existing, tuple):
-        raise OmsUnreachable(f"the OMS did not show its webhooks: {_unread(existing)}")
+        cause = "nothing is at OMS_HOOKS_PATH (404)" if isinstance(existing, NotFound) else why_unread(existing)
+        raise OmsUnreachable(f"the OMS did not show its webhooks: {cause}")
     return hooks.plan(target, existing, oms.event_types())
 
 
@@ -54,7 +55,3 @@ def _carry_out(oms: Oms, step: Step) -> None:
     if not (step.action is Action.CREATE and answer.already_registered):
         named = f", as it says because of {', '.join(answer.fields)}" if answer.fields else ""
         raise ConfigurationError(f"{what}: the OMS refuses it ({answer.status}){named}")
-
-
-def _unread(answer: BadShape | Unread) -> str:
-    return "nothing is at OMS_HOOKS_PATH (404)" if isinstance(answer, NotFound) else why_unread(answer)

@@ -48,10 +48,6 @@ class Sessions(SecureCookieSessionInterface):
         """Whether the browser must keep the cookie to TLS."""
         return not _is_plain_loopback()
 
-    def get_cookie_samesite(self, app: Flask) -> str:
-        """Lax, not Strict: who comes by a link of an alert is still signed in, and no GET changes anything."""
-        return "Lax"
-
 
 class Tries:
     """Lets wrong tokens be tried now and then. A limit of this process: with several, each has its own.

@@ -79,7 +79,10 @@ def serve_sandbox(environ: Mapping[str, str], say: Callable[[str], None]) -> int
         config = configuration.load(kept | variables)
         logs.configure(config)
         refuse_taken_port(config.port, "PORT")
-        _write_sandbox(variables | {"PORT": str(config.port)})
+        # Where other commands find this sandbox, which begins anew.
+        SANDBOX_FILE.write_text(json.dumps(variables | {"PORT": str(config.port)}), encoding="utf-8")
+        for stale in SANDBOX_FILE.parent.glob("sandbox.db*"):
+            stale.unlink()
         try:
             prepare(config)
             webhooks_url = f"http://127.0.0.1:{config.port}{RECEIVER_PATH}"
@@ -153,13 +156,6 @@ def _sandbox_variables(url: str, oms: sandbox.StandInOms) -> dict[str, str]:
         raise ConfigurationError(f"{rules_file}: cannot be written in this folder: {problem.strerror}") from problem
     own = {"DATABASE_URL": SANDBOX_DATABASE, "RULES_FILE": str(rules_file), "SETTLE_S": "1", "RETRY_BASE_S": "1"}
     return sandbox.environment(url, oms) | own
-
-
-def _write_sandbox(variables: Mapping[str, str]) -> None:
-    """Lets other commands find this sandbox, and begins its database anew."""
-    SANDBOX_FILE.write_text(json.dumps(variables), encoding="utf-8")
-    for stale in SANDBOX_FILE.parent.glob("sandbox.db*"):
-        stale.unlink()
 
 
 def _tell_when_settled(config: Config, say: Callable[[str], None], stopping: threading.Event) -> None:
