@@ -222,10 +222,7 @@ def explain_command(package_id: int, as_json: bool) -> None:
     if told is None:
         with closing(_oms(config, database)) as oms:
             told = explain.unseen(database, oms, config.settings, package_id)
-    if as_json:
-        _print_json(told)
-    else:
-        _print_explanation(told, config.display_tz)
+    _print(told, _explanation(told, config.display_tz), as_json)
 
 
 @main.command("packages")
@@ -236,12 +233,10 @@ def packages_command(state: str | None, reason: str | None, as_json: bool) -> No
     """List the packages we know."""
     _, database = _stored()
     printed = 0
-    for row in _listed(database, state, reason):
-        if as_json:
-            _print_json(explain.listed(row))
-        else:
-            click.echo(explain.table_line(row) if printed else f"{explain.TABLE_HEADER}\n{explain.table_line(row)}")
-        printed += 1
+    for printed, row in enumerate(_listed(database, state, reason), 1):
+        if printed == 1 and not as_json:
+            click.echo(explain.TABLE_HEADER)
+        _print(explain.listed(row), explain.table_line(row), as_json)
     click.echo(counted(printed, "package"), err=True)
 
 
@@ -252,10 +247,7 @@ def shadow_report(context: click.Context, as_json: bool) -> None:
     """Compare what MODE=shadow would have shipped with what people did. Exit 1 if they disagree."""
     config, database = _stored()
     told = shadow.summary(shadow.report(database, config.settings))
-    if as_json:
-        _print_json(told)
-    else:
-        _print_shadow(told, config.display_tz)
+    _print(told, _comparison(told, config.display_tz), as_json)
     context.exit(1 if told["disagreements"] else 0)
 
 
@@ -275,13 +267,12 @@ def rules_group(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     configured = _config().settings.rules
-    if as_json:
-        _print_json({"rules": [_told_rule(rule) for rule in configured.rules], "default": configured.default})
-        return
+    text = ""
     for number, rule in enumerate(configured.rules, 1):
         when = " and ".join(f"{name} is {' or '.join(sorted(map(str, values)))}" for name, values in rule.when.items())
-        click.echo(f"{number}. {rule.name}: {rule.action} when {when or 'always'}")
-    click.echo(f"default: {configured.default}")
+        text += f"{number}. {rule.name}: {rule.action} when {when or 'always'}\n"
+    told = {"rules": [_told_rule(rule) for rule in configured.rules], "default": configured.default}
+    _print(told, f"{text}default: {configured.default}", as_json)
 
 
 @rules_group.command("check")
@@ -318,13 +309,10 @@ def rules_test(package_id: int, as_json: bool) -> None:
     ruling = rules.judge(config.settings.rules, reading.facts)
     action, missing = ("wait", ruling.field) if isinstance(ruling, rules.FieldMissing) else (ruling.action, None)
     by = ruling.rule.name if ruling.rule else None
-    if as_json:
-        _print_json({"id": package_id, "action": action, "rule": by, "missing": missing, "facts": reading.facts})
-        return
-    for name, value in sorted(reading.facts.items()):
-        click.echo(f"  {name:<24} {value}")
+    facts = "".join(f"  {name:<24} {value}\n" for name, value in sorted(reading.facts.items()))
     asks = f", which asks {missing}; the package does not have it" if missing else ""
-    click.echo(f"{action}, by {f'rule {by!r}' if by else 'default'}{asks}")
+    told = {"id": package_id, "action": action, "rule": by, "missing": missing, "facts": reading.facts}
+    _print(told, f"{facts}{action}, by {f'rule {by!r}' if by else 'default'}{asks}", as_json)
 
 
 @main.command("doctor")
@@ -334,10 +322,7 @@ def doctor_command(context: click.Context, as_json: bool) -> None:
     """Check everything that can be checked without commanding anything. Exit 1 if there is a problem."""
     findings = doctor.examine(_environment())
     for finding in findings:
-        if as_json:
-            _print_json(finding.told())
-        else:
-            _print_finding(finding)
+        _print(finding.told(), _finding(finding), as_json)
     counts = {judgement: sum(one.judgement is judgement for one in findings) for judgement in Judgement}
     click.echo(", ".join(f"{count} {judgement}" for judgement, count in counts.items()), err=True)
     context.exit(1 if counts[Judgement.PROBLEM] else 0)
@@ -714,7 +699,7 @@ def _conclude(swept: Swept) -> None:
 
 def _report_brakes(paused: bool, acted: Acted, as_json: bool) -> None:
     if as_json:
-        _print_json({"paused": paused, "changed": acted.done})
+        click.echo(json.dumps({"paused": paused, "changed": acted.done}))
     click.echo(acted.text, err=True)
 
 
@@ -739,30 +724,24 @@ def _told_rule(rule: Rule) -> dict[str, object]:
     }
 
 
-def _print_finding(finding: Finding) -> None:
-    click.echo(f"{finding.judgement:<8} {finding.name:<22} {finding.what}")
-    if finding.judgement is not Judgement.OK and finding.what != NOT_CHECKED:
-        click.echo(f"{'':<31} Why it matters: {finding.why}")
-        click.echo(f"{'':<31} What to do: {finding.what_to_do}")
+def _finding(finding: Finding) -> str:
+    text = f"{finding.judgement:<8} {finding.name:<22} {finding.what}"
+    if finding.judgement is Judgement.OK or finding.what == NOT_CHECKED:
+        return text
+    return f"{text}\n{'':<31} Why it matters: {finding.why}\n{'':<31} What to do: {finding.what_to_do}"
 
 
 def _print_plan(target_url: str, plan: Plan, as_json: bool) -> None:
-    budget = hooks.loss_budget()
-    if as_json:
-        # The names of the fields that are sent, never what is in them.
-        steps = [
-            {"event_type": one.event_type, "action": one.action, "hook_id": one.hook_id, "fields": sorted(one.values)}
-            for one in plan.steps
-        ]
-        _print_json({"target_url": target_url, "webhooks": steps, "unknown": plan.unknown, "loss_budget": budget})
-        return
-    click.echo(target_url)
+    """With the names of the fields that are sent, never what is in them."""
+    steps, lines, budget = [], [target_url], hooks.loss_budget()
     for step in plan.steps:
+        named = {"event_type": step.event_type, "action": step.action, "hook_id": step.hook_id}
+        steps.append(named | {"fields": sorted(step.values)})
         what = ", ".join(sorted(step.values)) if step.hook_id is not None else ""
-        click.echo(f"  {step.action:<10} {step.event_type:<28} {what}".rstrip())
-    for event_type in plan.unknown:
-        click.echo(f"  {'unknown':<10} {event_type:<28} the OMS's registry does not list it")
-    click.echo(budget)
+        lines.append(f"  {step.action:<10} {step.event_type:<28} {what}".rstrip())
+    lines += [f"  {'unknown':<10} {one:<28} the OMS's registry does not list it" for one in plan.unknown]
+    told = {"target_url": target_url, "webhooks": steps, "unknown": plan.unknown, "loss_budget": budget}
+    _print(told, "\n".join([*lines, budget]), as_json)
 
 
 def _say_on_terminal(text: str) -> None:
@@ -771,52 +750,47 @@ def _say_on_terminal(text: str) -> None:
 
 
 def _print(told: object, text: str | bytes, as_json: bool) -> None:
-    if as_json:
-        _print_json(told)
-    else:
-        click.echo(text)
+    click.echo(json.dumps(told, ensure_ascii=False) if as_json else text)
 
 
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
-
-
-def _print_explanation(told: dict[str, Any], zone: tzinfo) -> None:
+def _explanation(told: dict[str, Any], zone: tzinfo) -> str:
     state = told["state"] or "new to us"
-    click.echo(f"Package {told['id']}: {state}" + (f" / {told['reason']}" if told["reason"] else ""))
-    click.echo(f"  {told['summary']}")
+    lines = [f"Package {told['id']}: {state}" + (f" / {told['reason']}" if told["reason"] else "")]
+    lines.append(f"  {told['summary']}")
     if told.get("would"):
-        click.echo(f"  On a first look we would: {told['would']}")
-    click.echo(f"  Advice: {told['advice']}")
+        lines.append(f"  On a first look we would: {told['would']}")
+    lines.append(f"  Advice: {told['advice']}")
     if told["next_check_at"]:
         is_past = datetime.fromisoformat(told["next_check_at"]) < datetime.now(UTC)
-        click.echo(f"  {'Due since' if is_past else 'Next look'}: {_local(zone, told['next_check_at'])}")
+        lines.append(f"  {'Due since' if is_past else 'Next look'}: {_local(zone, told['next_check_at'])}")
     checks = [(check["verdict"], check["name"], check["expected"], check["observed"]) for check in told["checks"]]
-    _print_table("Checks, as last judged", ("", "CHECK", "EXPECTED", "OBSERVED"), checks)
     timeline = [(_local(zone, entry["at"]), entry["kind"], entry["text"]) for entry in told["timeline"]]
-    _print_table("Timeline", (), timeline)
-    _print_table("Commands", (), [_attempt_cells(zone, attempt) for attempt in told["attempts"]])
-    _print_zone(zone)
+    lines += _table("Checks, as last judged", ("", "CHECK", "EXPECTED", "OBSERVED"), checks)
+    lines += _table("Timeline", (), timeline)
+    lines += _table("Commands", (), [_attempt_cells(zone, attempt) for attempt in told["attempts"]])
+    return "\n".join([*lines, _of_zone(zone)])
 
 
-def _print_shadow(told: dict[str, Any], zone: tzinfo) -> None:
+def _comparison(told: dict[str, Any], zone: tzinfo) -> str:
     since = f" since {_local(zone, told['since'])}" if told["since"] else ""
-    click.echo(f"Would have shipped{since}: {told['would_ship']}")
-    click.echo(f"  {told['agreed']:>6}  agreed: people shipped them too")
-    click.echo(f"  {told['disagreed']:>6}  disagreed: they left Packed otherwise, or a person dismissed them")
-    click.echo(f"  {told['still_packed']:>6}  still Packed: nobody has acted yet")
-    click.echo(f"  {told['withdrawn']:>6}  withdrawn: a check failed, or live mode took them up, before anybody acted")
+    lines = [
+        f"Would have shipped{since}: {told['would_ship']}",
+        f"  {told['agreed']:>6}  agreed: people shipped them too",
+        f"  {told['disagreed']:>6}  disagreed: they left Packed otherwise, or a person dismissed them",
+        f"  {told['still_packed']:>6}  still Packed: nobody has acted yet",
+        f"  {told['withdrawn']:>6}  withdrawn: a check failed, or live mode took them up, before anybody acted",
+    ]
     if told["agreed"]:
         median, total = (timedelta(seconds=round(told["saved_s"][name])) for name in ("median", "total"))
-        click.echo(f"Time saved on those agreed: {median} for the median package, {total} in all")
+        lines.append(f"Time saved on those agreed: {median} for the median package, {total} in all")
     rows = [
         (str(one["id"]), _local(zone, one["would_ship_at"]), _local(zone, one["at"]), one["what"])
         for one in told["disagreements"]
     ]
-    _print_table("Disagreements", ("PACKAGE", "WOULD SHIP", "ENDED", "WHAT HAPPENED"), rows)
+    lines += _table("Disagreements", ("PACKAGE", "WOULD SHIP", "ENDED", "WHAT HAPPENED"), rows)
     if rows:
-        click.echo("\nWhere the state it left for means shipped, name that state in SHIPPED_STATUSES.")
-    _print_zone(zone)
+        lines.append("\nWhere the state it left for means shipped, name that state in SHIPPED_STATUSES.")
+    return "\n".join([*lines, _of_zone(zone)])
 
 
 def _attempt_cells(zone: tzinfo, attempt: Mapping[str, Any]) -> tuple[str, ...]:
@@ -826,22 +800,18 @@ def _attempt_cells(zone: tzinfo, attempt: Mapping[str, Any]) -> tuple[str, ...]:
     return at, number, answered, attempt["resolution"] or "open", said
 
 
-def _print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Rows under a title, all columns but the last one as wide as their widest cell. Nothing where there is none."""
+def _table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows under a title, each column as wide as its widest cell. Nothing where there is none."""
     if not rows:
-        return
-    lines = [header, *rows] if header else rows
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
-    click.echo(f"\n{title}")
-    for *cells, last in lines:
-        click.echo(
-            "  ".join(["", *(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)), last]).rstrip()
-        )
+        return []
+    cells = [header, *rows] if header else rows
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [f"\n{title}", *("  ".join(["", *map(str.ljust, row, widths)]).rstrip() for row in cells)]
 
 
-def _print_zone(zone: tzinfo) -> None:
+def _of_zone(zone: tzinfo) -> str:
     """The logs beside it are in UTC."""
-    click.echo(f"\nTimes are of {Words(zone, datetime.now(UTC)).zone_name}.")
+    return f"\nTimes are of {Words(zone, datetime.now(UTC)).zone_name}."
 
 
 def _local(zone: tzinfo, at: str) -> str:
