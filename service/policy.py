@@ -434,10 +434,10 @@ def _judged(view: View, snapshot: PackageSnapshot) -> Verdict:
     view = _with_checks(view, *(check for check, _ in findings))
     if view.case.held:
         return Verdict(case=view.case)
-    reason = next((reason for _, reason in findings if reason is not None), None)
-    if reason is None:
-        return _eligible(view, command_for(ruling, view.settings))
-    return _ineligible(view, reason, _grace_until(view, ruling))
+    for check, reason in findings:
+        if reason is not None:
+            return _ineligible(view, check, reason, _grace_until(view, ruling))
+    return _eligible(view, command_for(ruling, view.settings))
 
 
 def _findings(view: View, snapshot: PackageSnapshot, ruling: Match | FieldMissing) -> tuple[Finding, ...]:
@@ -468,8 +468,7 @@ def _eligible(view: View, command: Command) -> Verdict:
     return Verdict(case=case, command=command)
 
 
-def _ineligible(view: View, reason: Reason, grace_until: datetime | None) -> Verdict:
-    failed = next(check for check in view.case.checks if check.verdict == "fail")
+def _ineligible(view: View, failed: Check, reason: Reason, grace_until: datetime | None) -> Verdict:
     text = f"{failed.name}: expected {failed.expected}, observed {failed.observed}"
     if reason is Reason.RULE:
         return _closed(view, CaseState.SKIPPED, reason, text)
