@@ -46,10 +46,10 @@ class Concern:
     name: str
     title: str
     advice: str
-    count: int
-    cause: str | None
-    since: datetime | None
     is_stopping: bool
+    count: int = 1
+    cause: str | None = None
+    since: datetime | None = None
 
     @property
     def can_be_resumed(self) -> bool:
@@ -78,9 +78,6 @@ NO_WRITES = Concern(
     "the database takes no writes: deliveries are answered 503",
     "Look whether its disk is full, whether another process locks it, and for database.unavailable in the logs. What "
     "was answered 503 should come again, for 2 h 25 min with what autoship register sets; a sweep finds the rest.",
-    count=1,
-    cause=None,
-    since=None,
     is_stopping=True,
 )
 
@@ -163,16 +160,16 @@ def _concern(name: str, count: int, found: Vitals) -> Concern:
     went_through = found.sweep_problem is None and found.last_sweep_at is not None
     answers = went_through or (found.sweep_problem or "").startswith(sweep.FILTER_IGNORED)
     stops = name in _STOPPING and not (name == _UNREADABLE and answers)
-    return Concern(name, alert.title, alert.advice, count, cause, since, stops)
+    return Concern(name, alert.title, alert.advice, stops, count, cause, since)
 
 
 def _of_silence(found: Vitals) -> Concern:
     """Which of its two causes the alert is about: here that is known."""
     if _silence(found) == watch.LATE:
-        title, since = "the workers do not keep up", found.oldest_due_at
-        return Concern(_SILENT, title, alerts.IF_LATE, 1, None, since, is_stopping=False)
+        title = "the workers do not keep up"
+        return Concern(_SILENT, title, alerts.IF_LATE, is_stopping=False, since=found.oldest_due_at)
     since = found.worker_seen_at or found.made_at
-    return Concern(_SILENT, watch.UNSEEN, alerts.IF_UNSEEN, 1, None, since, is_stopping=True)
+    return Concern(_SILENT, watch.UNSEEN, alerts.IF_UNSEEN, is_stopping=True, since=since)
 
 
 # What the vitals know of the cause, and since when.
