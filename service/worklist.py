@@ -329,31 +329,25 @@ def _earlier(column: sa.ColumnElement[Any], step: timedelta) -> sa.ColumnElement
 
 def case_of(row: sa.RowMapping) -> Case:
     """The case in a row of `packages`."""
-    values = {name: row[name] for name in _PLAIN}
+    values = {name: row[name] for name in ("package_id", *_SAME_NAMED)} | {
+        "state": CaseState(row["state"]),
+        "reason": None if row["reason"] is None else Reason(row["reason"]),
+        "evidence": None if row["evidence"] is None else Evidence(row["evidence"]),
+    }
     state_value = row["state_value"]
-    return Case(
-        **values,
-        state=CaseState(row["state"]),
-        reason=None if row["reason"] is None else Reason(row["reason"]),
-        evidence=None if row["evidence"] is None else Evidence(row["evidence"]),
-        state_seen=None if state_value is None else StateValue(row["state_class"], state_value),
-        checks=tuple(Check(**check) for check in row["checks"]),
-    )
+    seen = None if state_value is None else StateValue(row["state_class"], state_value)
+    return Case(**values, state_seen=seen, checks=tuple(Check(**check) for check in row["checks"]))
 
 
-_CONVERTED = {"state", "reason", "evidence", "state_seen", "checks"}
-_PLAIN = tuple(one.name for one in dataclasses.fields(Case) if one.name not in _CONVERTED)
+_OTHERS = {"package_id", "state_seen", "checks"}
+_SAME_NAMED = tuple(one.name for one in dataclasses.fields(Case) if one.name not in _OTHERS)
 
 
 def _columns(case: Case) -> dict[str, Any]:
-    columns: dict[str, Any] = {name: getattr(case, name) for name in _PLAIN if name != "package_id"}
+    columns: dict[str, Any] = {name: getattr(case, name) for name in _SAME_NAMED}
     return columns | {
-        "state": case.state,
-        "reason": case.reason,
-        "evidence": case.evidence,
         "state_class": case.state_seen.enum_class if case.state_seen else None,
         "state_value": case.state_seen.value if case.state_seen else None,
-        "facts": dict(case.facts),
         "checks": [{name: getattr(check, name) for name in Check.__slots__} for check in case.checks],
     }
 
