@@ -99,14 +99,17 @@ class Brakes:
         """Why this package must not be commanded now, or None."""
         if self.paused_at is not None:
             return f"paused: {self.pause_cause}"
+        shut = self.against_look(now)
+        return None if shut != ASKED_TO_WAIT and package_id == self.probe_package_id else shut
+
+    def against_look(self, now: datetime) -> str | None:
+        """Why no package is looked at now, but for a probe, or None."""
         if self.asks_to_wait(now):
             return ASKED_TO_WAIT
-        if self.breaker_opened_at is not None and package_id != self.probe_package_id:
-            return f"breaker open: {self.breaker_cause}"
-        return None
+        return f"breaker open: {self.breaker_cause}" if self.breaker_opened_at is not None else None
 
     def advice(self, now: datetime) -> str:
-        """What to do about what `against_command` tells."""
+        """What to do about what these two tell."""
         if self.paused_at is not None:
             return AFTER_PAUSE if is_by_person(self.pause_cause) else AFTER_CAP
         if self.asks_to_wait(now):

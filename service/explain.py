@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service import brakes, journal, policy, worklist
+from service.brakes import Brakes
 from service.case import CLOSED, MEANINGS, Case, CaseState, Evidence, Outcome, Reason, Settings
 from service.database import Database, Transaction, deliveries, deployment, workers
 from service.diagnosis import WORKER_SILENT
@@ -40,9 +41,8 @@ def stored(database: Database, package_id: int) -> dict[str, Any] | None:
             return None
         case = worklist.case_of(row)
         attempts = [_attempt(attempt) for attempt in journal.attempts_of(transaction, [package_id])]
-        may_be_held = case.state is CaseState.WAITING and case.reason in (None, Reason.BRAKE)
         found = brakes.read(transaction)
-        held_back = found.against_command(package_id, transaction.now) if may_be_held else None
+        held_back = _held_back(case, row, found, transaction.now)
         advice = found.advice(transaction.now) if held_back else MEANINGS[case.state, case.reason][1]
         summary = _summary(case, attempts, held_back)
         if _next_look(row) is not None and _no_worker(transaction):
@@ -116,6 +116,18 @@ def _no_worker(transaction: Transaction) -> bool:
     return bool(transaction.now - transaction.execute(query).scalar_one() >= WORKER_SILENT)
 
 
+def _held_back(case: Case, row: sa.RowMapping, found: Brakes, now: datetime) -> str | None:
+    """What keeps a command from it that it waits for, or a look. A pause keeps nobody from looking."""
+    if _waits_for_command(case):
+        return found.against_command(case.package_id, now)
+    settled = case.state in (CaseState.SHIPPED, CaseState.ALREADY_SHIPPED) or _next_look(row) is None
+    return None if settled else found.against_look(now)
+
+
+def _waits_for_command(case: Case) -> bool:
+    return case.state is CaseState.WAITING and case.reason in (None, Reason.BRAKE)
+
+
 def _summary(case: Case, attempts: Sequence[Mapping[str, Any]], held_back: str | None) -> str:
     if case.state is CaseState.SHIPPED and case.evidence is not None:
         accepted = bool(attempts) and attempts[-1]["outcome"] == Outcome.ACCEPTED
@@ -124,7 +136,9 @@ def _summary(case: Case, attempts: Sequence[Mapping[str, Any]], held_back: str |
     if case.reason is Reason.CONFIRMING and attempts:
         answered = "accepted" if attempts[-1]["outcome"] == Outcome.ACCEPTED else "refused"
         meaning = f"The OMS {answered} the command ({attempts[-1]['http_status']}); the package is read back."
-    if held_back is not None:
+    if held_back is not None and not _waits_for_command(case):
+        meaning = f"{meaning} No package is looked at now: {held_back}."
+    elif held_back is not None:
         waits = "It is eligible, but" if case.reason else "It is to be looked at, and"
         meaning = f"{waits} commands are held back: {held_back}."
     if case.read_problem is None:

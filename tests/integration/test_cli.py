@@ -28,7 +28,7 @@ from service.database import HEAD, Database, deliveries, deployment, packages, q
 from service.delivery import Authentication, Delivery, Unusable, authenticate
 from service.errors import AutoshipError, DatabaseOutdated, DatabaseUnavailable
 from service.operator import Acted
-from service.outcome import Unauthorised
+from service.outcome import Throttled, Unauthorised
 from service.wire import StateValue
 from tests import commands
 from tests.commands import Autoship
@@ -932,6 +932,36 @@ def test_a_package_that_nobody_may_look_at_yet_is_explained_by_the_brake(
     held_back = f"commands are held back: breaker open: {brakes.TOKEN_REJECTED}."
     assert told["summary"] == f"It is to be looked at, and {held_back}"
     assert told["advice"] == brakes.AFTER_401
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause", "advice"),
+    [
+        (Unauthorised(401, ""), f"breaker open: {brakes.TOKEN_REJECTED}", brakes.AFTER_401),
+        (Throttled(timedelta(minutes=9)), brakes.ASKED_TO_WAIT, "It goes on by itself once that time is over."),
+    ],
+)
+def test_a_package_whose_looks_are_held_back_is_explained_by_that_whatever_it_waits_for(
+    autoship: Autoship, database: Database, answer: Unauthorised | Throttled, cause: str, advice: str
+) -> None:
+    stood = {
+        73: ("waiting", "items_mixed"),
+        74: ("shipping", "ambiguous"),
+        75: ("shipped", None),
+        76: ("skipped", "rule"),
+    }
+    for package_id, (state, reason) in stood.items():
+        stored(database, package_id, state=state, reason=reason)
+    due = sa.update(packages).where(packages.c.package_id.in_((73, 74, 75)))
+    with database.transaction() as transaction:
+        transaction.execute(due.values(due_at=transaction.now))
+        brakes.note_answer(transaction, 77, Operation.READ, answer)
+    told = {package_id: autoship("explain", str(package_id), "--json").told[0] for package_id in stood}
+    for package_id in (73, 74):
+        assert told[package_id]["summary"].endswith(f" No package is looked at now: {cause}.")
+        assert told[package_id]["advice"].startswith(advice)
+    for package_id in (75, 76):
+        assert cause not in told[package_id]["summary"]
 
 
 def test_the_files_of_sqlite_are_for_their_owner_alone(tmp_path: Path) -> None:
