@@ -269,7 +269,7 @@ def pause(transaction: Transaction, cause: str) -> bool:
 
 
 def resume(transaction: Transaction) -> bool:
-    """Allows commands again and closes the breaker. False if nothing held them back."""
+    """Allows commands again and closes the breaker. False if they were, and it was."""
     found = read(transaction, lock=True)
     _write(transaction, paused_at=None, pause_cause=None, **_CLOSED_BREAKER)
     return found.paused_at is not None or found.breaker_opened_at is not None

@@ -20,6 +20,7 @@ from werkzeug.exceptions import BadRequest, HTTPException, NotFound, ServiceUnav
 from werkzeug.wrappers import Response as BaseResponse
 
 from service import __version__, brakes, explain, journal, logs, operator, signin, standing, today, vitals, worklist
+from service.brakes import Brakes
 from service.case import CLOSED, MEANINGS, CaseState, Reason
 from service.config import Config
 from service.database import Database
@@ -254,7 +255,8 @@ class _Console:
             consequence, perform = _AFTER_PAUSE if possible else _PAUSED_ALREADY, operator.pause
         else:
             possible = is_paused or found.breaker_opened_at is not None
-            consequence, perform = _AFTER_RESUME if possible else _NOTHING_HELD, operator.resume
+            consequence = _after_resume(found, now, live=self._live) if possible else _NOT_PAUSED
+            perform = operator.resume
         title, back = f"{act.capitalize()} shipping", url_for("console.start")
         return self._confirmed(title, back, now, partial(perform, self._database), consequence, possible)
 
@@ -301,7 +303,14 @@ _AFTER_RESUME = (
     "Commands are sent again, the breaker is closed, and every package that waited for this is read now and shipped "
     "if it still passes every check. If the cause is not over, the breaker opens again with the next answer."
 )
-_NOTHING_HELD = "Nothing would change: nothing holds commands back."
+_NOT_PAUSED = "Nothing would change: commands are not paused, and the breaker is closed."
+
+
+def _after_resume(found: Brakes, now: datetime, *, live: bool) -> str:
+    """What a resume leads to, as things stand."""
+    if not live:
+        return f"{_AFTER_RESUME} But MODE is shadow: nothing is commanded."
+    return f"{_AFTER_RESUME} But not yet: {brakes.ASKED_TO_WAIT}." if found.asks_to_wait(now) else _AFTER_RESUME
 
 
 def _after_recheck(row: sa.RowMapping | None, shut: str | None, *, live: bool) -> str:
@@ -309,6 +318,8 @@ def _after_recheck(row: sa.RowMapping | None, shut: str | None, *, live: bool) -
     looked_at = "It is read from the OMS now, with fresh budgets."
     if row is not None and row["state"] in CLOSED and row["state"] != CaseState.SKIPPED:
         return f"{looked_at} It stays as it is unless the OMS shows that it was packed anew since."
+    if row is not None and row["state"] == CaseState.SHIPPING:
+        return f"{looked_at} A command for it is under way: no other one is sent before that one is settled."
     if not live:
         return f"{looked_at} Nothing is commanded: MODE is shadow."
     if shut is not None:

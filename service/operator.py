@@ -99,16 +99,19 @@ def pause(database: Database, word: Word = NO_WORD) -> Acted:
 
 
 def resume(database: Database, word: Word = NO_WORD) -> Acted:
-    """Allows commands again and closes the breaker."""
+    """Allows commands again and closes the breaker; what the OMS asked to wait is waited all the same."""
     with database.transaction() as transaction:
         before = brakes.read(transaction, lock=True)
         changed = brakes.resume(transaction)
         if changed:
             _note(transaction, journal.SERVICE, word.added_to("resumed"))
+        must_wait = before.asks_to_wait(transaction.now)
     worklist.look_at_held_back(database)
-    text = "resumed" if changed else "nothing held commands back"
+    text = "resumed" if changed else "was not paused"
     if before.paused_at is not None and not brakes.is_by_person(before.pause_cause):
         text = "resumed; it pauses again for as long as an hour's commands reach SHIP_MAX_PER_HOUR"
+    if must_wait:
+        text = f"{text}; but {brakes.ASKED_TO_WAIT}"
     return _recorded("resume", Acted(changed, text))
 
 

@@ -21,6 +21,7 @@ from service.config import Config
 from service.console import ENTRIES, NEEDING, PAGE
 from service.database import Database, packages, timeline
 from service.operator import MAX_NAME, MAX_WHY, Word
+from service.outcome import Throttled
 from service.sweep import Sweeper
 from service.web import create_app
 from tests.conftest import a_document, deliver, locked, on_sqlite
@@ -443,7 +444,7 @@ def test_every_act_asks_why_says_what_will_happen_and_is_recorded_with_name_and_
     assert "<dt>Next look</dt><dd>none is planned</dd>" in person.get("/packages/73")
     assert "Commands are sent again" in person.get("/resume")
     assert person.act("/resume", "counted") == "Resume shipping: resumed."
-    assert "nothing holds commands back" in person.get("/resume")
+    assert "commands are not paused, and the breaker is closed" in person.get("/resume")
     assert "it is shipped at once" in person.get("/packages/73/recheck")
     assert person.act("/packages/73/recheck") == "Recheck package 73: is looked at again."
     assert floor.run(73)["state"] == "shipped"
@@ -458,6 +459,25 @@ def test_every_act_asks_why_says_what_will_happen_and_is_recorded_with_name_and_
     logged = [record.__dict__["fields"] for record in caplog.records if record.getMessage() == "operator.acted"]
     assert [line["action"] for line in logged] == ["pause", "recheck", "dismiss", "resume", "recheck"]
     assert "Ayşe" not in str(logged)
+
+
+def test_what_the_oms_asked_to_wait_is_waited_whoever_resumes(person: Person, floor: Floor) -> None:
+    with floor.store.transaction() as transaction:
+        brakes.note_answer(transaction, 73, brakes.Operation.READ, Throttled(timedelta(minutes=9)))
+    assert operator.resume(floor.store).text == f"was not paused; but {brakes.ASKED_TO_WAIT}"
+    assert person.act("/pause") == "Pause shipping: paused."
+    assert f"But not yet: {brakes.ASKED_TO_WAIT}." in person.get("/resume")
+    assert person.act("/resume") == f"Resume shipping: resumed; but {brakes.ASKED_TO_WAIT}."
+
+
+def test_a_recheck_promises_no_second_command_while_one_is_under_way(person: Person, floor: Floor) -> None:
+    pack(floor, 73)
+    floor.oms.script("command", answers(204))
+    floor.look()
+    assert floor.where(73) == ("shipping", "confirming")
+    page = person.get("/packages/73/recheck")
+    assert "no other one is sent before that one is settled" in page
+    assert "it is shipped at once" not in page
 
 
 @on_sqlite
@@ -478,6 +498,8 @@ def test_in_shadow_mode_a_recheck_promises_no_command(floor_with: Callable[..., 
     pack(floor, 73)
     floor.look()
     assert "Nothing is commanded: MODE is shadow." in person.get("/packages/73/recheck")
+    assert person.act("/pause") == "Pause shipping: paused."
+    assert "MODE is shadow: nothing is commanded." in person.get("/resume")
     assert "1 would ship" in person.get("/")
 
 
