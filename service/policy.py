@@ -128,8 +128,7 @@ def hint(delivery: Delivery, state: CaseState | None, reason: Reason | None, set
     """
     if delivery.event_type is not None and not delivery.event_type.startswith("package"):
         return "not_a_package_event"
-    payload_state = delivery.state
-    if payload_state is None or is_packed(payload_state, settings):
+    if delivery.state is None or is_packed(delivery.state, settings):
         return None
     if state is None:
         return "not_packed"
@@ -174,9 +173,7 @@ def needs_transition_log(view: View, reading: Reading) -> bool:
         return False
     if is_packed(reading.state, view.settings):
         return view.case.packed_since is None and view.case.left_packed_at is not None
-    if view.possible_attempt is None or is_confirmed(view, reading.state):
-        return False
-    return _is_unsettled(view)
+    return view.possible_attempt is not None and not is_confirmed(view, reading.state) and _is_unsettled(view)
 
 
 def is_confirmed(view: View, state: StateValue) -> bool:
