@@ -112,7 +112,10 @@ def retry(database: Database, delivery_id: int, settings: Settings) -> Receipt |
         body = kept_body(transaction, delivery_id)
         if body is None:
             return None
-        read = _read_again(body, secret_index)
+        try:
+            read = boundary.read(None, body, secret_index)
+        except DeliveryRejected as problem:  # this version would not even have let it in
+            read = Unusable(problem.reason, secret_index=secret_index)
         if isinstance(read, Unusable):
             transaction.execute(sa.update(deliveries).where(mine).values(reason=read.reason))
             return Receipt("quarantined", read.event_uuid, None, read.reason)
@@ -137,13 +140,6 @@ def signed_events(
     wanted = {"package_id": package_id, "since": sent_at, "state_value": state_value}
     row = transaction.execute(_SIGNED_EVENTS, wanted).one()
     return row.shipped, row.cancelled
-
-
-def _read_again(body: bytes, secret_index: int | None) -> Delivery | Unusable:
-    try:
-        return boundary.read(None, body, secret_index)
-    except DeliveryRejected as problem:  # this version would not even have let it in
-        return Unusable(problem.reason, secret_index=secret_index)
 
 
 def _standing(transaction: Transaction, package_id: int) -> tuple[CaseState | None, Reason | None]:
