@@ -145,7 +145,11 @@ def words_of(body: bytes) -> str:
 def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta:
     """How long a 429 asks to wait: seconds or an HTTP date, at most 15 minutes; 30 s if it does not say."""
     wanted = headers.get("retry-after", "").strip()
-    asked = timedelta(seconds=int(wanted[:9])) if wanted.isascii() and wanted.isdigit() else _until(wanted, now)
+    if wanted.isascii() and wanted.isdigit():
+        asked = timedelta(seconds=int(wanted[:9]))
+    else:
+        moment = moment_of(wanted)
+        asked = _DEFAULT_RETRY_AFTER if moment is None else moment - now
     return min(max(asked, timedelta(seconds=1)), MAX_RETRY_AFTER)
 
 
@@ -191,8 +195,3 @@ def last_entry(log: TransitionLog, packed: str) -> LoggedTransition | None:
 def is_packed(state: StateValue | None, packed: str) -> bool:
     """Whether a state is the package status `packed`."""
     return state is not None and state.is_of(PACKAGE_STATUS) and state.value == packed
-
-
-def _until(http_date: str, now: datetime) -> timedelta:
-    moment = moment_of(http_date)
-    return _DEFAULT_RETRY_AFTER if moment is None else moment - now
