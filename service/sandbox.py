@@ -449,28 +449,30 @@ class _Sender:
             self.post(sent, hook, retries + 1, delay_s=2**retries)
 
 
-class Server:
+class Server(ThreadingHTTPServer):
     """The stand-in's HTTP server, on a thread of its own."""
 
+    daemon_threads = True
+    request_queue_size = 256
+
     def __init__(self, oms: StandInOms, port: int = 0) -> None:
-        self._server = _Listener(("127.0.0.1", port), _Handler)
-        self._server.oms = oms
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.oms = oms
+        self.port = self.server_port
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
-
-    @property
-    def port(self) -> int:
-        return int(self._server.server_address[1])
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def stop(self) -> None:
         """Closes the socket; connections under way end by themselves."""
-        self._server.shutdown()
-        self._server.server_close()
+        self.shutdown()
+        self.server_close()
         self._thread.join()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that went away is no defect of ours."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 @contextmanager
@@ -483,22 +485,11 @@ def serve(oms: StandInOms, port: int = 0) -> Iterator[Server]:
         server.stop()
 
 
-class _Listener(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-    oms: StandInOms
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that went away is no defect of ours."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1
-    server: _Listener
+    server: Server
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)
