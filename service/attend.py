@@ -92,9 +92,7 @@ class Attendant:
         )
         reading = self.oms.read(case.package_id)
         read_ended = self.monotonic()
-        log = None
-        if policy.needs_transition_log(view, reading):
-            log = self.oms.transition_log(case.package_id)
+        log = self.oms.transition_log(case.package_id) if policy.needs_transition_log(view, reading) else ()
         sending = self._decide(claimed, view, reading, log, read_ended)
         if sending is not None:
             self._send(claimed, *sending)
@@ -104,7 +102,7 @@ class Attendant:
         claimed: Claim,
         view: View,
         reading: Reading,
-        log: TransitionLog | BadShape | Unread | None,
+        log: TransitionLog | BadShape | Unread,
         read_ended: float,
     ) -> tuple[Case, Attempt, float] | None:
         """One transaction: the verdict with all its traces and, if it commands, the attempt's row.
@@ -116,7 +114,7 @@ class Attendant:
             brake = brakes.note_answer(transaction, package_id, Operation.READ, reading)
             if isinstance(log, Throttled):
                 brake = brakes.note_answer(transaction, package_id, Operation.READ, log)
-            view = replace(view, now=transaction.now, log=log if isinstance(log, tuple) else None)
+            view = replace(view, now=transaction.now, log=log if isinstance(log, tuple) else ())
             view = self._with_evidence(transaction, view, reading)
             verdict = decided = policy.decide(view, reading)
             if decided.command is not None:

@@ -73,7 +73,7 @@ class View:
     """What a decision rests on besides the read itself.
 
     `read_began_at` is when the OMS was asked, `now` where that is not told: what a slow read shows may be that old.
-    `attempts` are those of this episode, oldest first. `log` is None where it was not asked or not answered.
+    `attempts` are those of this episode, oldest first. `log` is empty where it was not asked or not answered.
     `shipped_event` and `cancelled_event`: a signed delivery said so; the first one after the last send, and without
     telling another state than is read now.
     """
@@ -84,7 +84,7 @@ class View:
     jitter: float
     read_began_at: datetime | None = None
     attempts: tuple[Attempt, ...] = ()
-    log: TransitionLog | None = None
+    log: TransitionLog = ()
     shipped_values: frozenset[str] = frozenset()
     shipped_event: bool = False
     cancelled_event: bool = False
@@ -305,8 +305,8 @@ def _opening(view: View, modified_at: datetime | None) -> str | Verdict:
 
 def _newer_entry(view: View, left_packed_at: datetime) -> LoggedTransition | None:
     """The logged move into Packed that began a new stay. Log and read may be old pictures, of the same moment."""
-    log, packed = view.log or (), view.settings.packed_status
-    entry, left = outcome.last_entry(log, packed), outcome.last_departure(log, packed)
+    packed = view.settings.packed_status
+    entry, left = outcome.last_entry(view.log, packed), outcome.last_departure(view.log, packed)
     if entry is None or left is None or entry.at is None or entry.at <= left_packed_at + CLOCKS_DIFFER:
         return None
     return entry if entry.log_id > max(left.log_id, view.case.entry_log_id) else None
@@ -339,7 +339,7 @@ def _opened(view: View, snapshot: PackageSnapshot, evidence: str) -> Verdict:
         left_packed_at=None,
         repacked_at=None,
         left_modified_at=None,
-        entry_log_id=max([view.case.entry_log_id, *(entry.log_id for entry in view.log or ())]),
+        entry_log_id=max([view.case.entry_log_id, *(entry.log_id for entry in view.log)]),
         looking_since=view.now,
         looks=1,
         refusals=0,
@@ -514,9 +514,9 @@ def _left_packed(view: View, state: StateValue) -> Verdict:
 
 def _departure(view: View, attempt: Attempt) -> LoggedTransition | None:
     """The logged move that ended this episode. A log that lags still shows an earlier one."""
-    log, packed = view.log or (), view.settings.packed_status
-    left = outcome.last_departure(log, packed)
-    if left is None or outcome.last_entry(log, packed) is not None or left.log_id <= view.case.entry_log_id:
+    packed = view.settings.packed_status
+    left = outcome.last_departure(view.log, packed)
+    if left is None or outcome.last_entry(view.log, packed) is not None or left.log_id <= view.case.entry_log_id:
         return None
     was_before = left.at is not None and left.at < attempt.started_at - CLOCKS_DIFFER
     return None if was_before else left

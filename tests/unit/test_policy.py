@@ -1297,7 +1297,6 @@ def test_a_newer_logged_entry_into_packed_opens_a_new_episode_with_fresh_budgets
 @pytest.mark.parametrize(
     ("log", "entry_log_id"),
     [
-        (None, 0),
         ((), 0),
         ((a_move(11, READY, PACKED),), 0),
         ((a_move(10, PACKED, READY),), 0),
@@ -1308,7 +1307,7 @@ def test_a_newer_logged_entry_into_packed_opens_a_new_episode_with_fresh_budgets
     ],
 )
 def test_a_log_that_shows_no_newer_entry_leaves_it_to_a_second_read(
-    log: tuple[LoggedTransition, ...] | None, entry_log_id: int
+    log: tuple[LoggedTransition, ...], entry_log_id: int
 ) -> None:
     verdict = decided(a_left_case(entry_log_id=entry_log_id), log=log)
     assert standing(verdict) == (SKIPPED, Reason.LEFT_PACKED, False)
@@ -1516,7 +1515,7 @@ VIEWS = st.builds(
     now=st.just(NOW),
     jitter=st.sampled_from([0.0, 0.5, 0.999]),
     attempts=st.lists(ATTEMPTS, max_size=2).map(tuple),
-    log=st.sampled_from([None, (), REPACKED, (BY_US,), (BY_OTHERS,), (UNNAMED,)]),
+    log=st.sampled_from([(), REPACKED, (BY_US,), (BY_OTHERS,), (UNNAMED,)]),
     shipped_values=st.sampled_from([frozenset(), KNOWN]),
     shipped_event=st.booleans(),
     cancelled_event=st.booleans(),
