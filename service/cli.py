@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import os
@@ -41,7 +40,6 @@ from service import config as configuration
 from service.case import CaseState, Reason
 from service.config import Config
 from service.database import HEAD, Database
-from service.delivery import Authentication
 from service.diagnosis import NOT_CHECKED, Finding, Judgement
 from service.errors import AutoshipError, ConfigurationError, DatabaseOutdated, DatabaseUnavailable, OmsUnreachable
 from service.hooks import Plan
@@ -507,7 +505,7 @@ def sign(file: BinaryIO, url: str | None, as_json: bool) -> None:
         raise click.UsageError("--send: must be a URL that begins with http:// or https:// and names a host")
     required = configuration.load_authentication(_environment())
     body = file.read()
-    headers = sender.headers(_event_type(body), body, next(iter(required.secrets), None), _demanded(required))
+    headers = sandbox.headers(hooks.settings(required, {}), _event_type(body), body)
     answer = None if url is None else sender.post(url, body, headers)
     status = None if answer is None else answer.status
     text = "\n".join(f"{name}: {value}" for name, value in headers.items())
@@ -536,14 +534,6 @@ def _became(receipt: Receipt | None) -> str:
     if receipt.status == "ignored":
         return f"package {receipt.package_id}: ignored, {receipt.reason}"
     return f"package {receipt.package_id} is looked at"
-
-
-def _demanded(required: Authentication) -> dict[str, str]:
-    """The headers that are demanded beside the signature."""
-    demanded = dict([required.header] if required.header else [])
-    if required.basic is not None:
-        demanded["Authorization"] = "Basic " + base64.b64encode(required.basic.encode()).decode()
-    return demanded
 
 
 def _environment() -> Mapping[str, str]:

@@ -147,7 +147,7 @@ def loss_budget() -> str:
 def _step(wanted: Wanted, event_type: str, hook: Hook | None) -> Step:
     if hook is None:
         named = {"target_url": wanted.target_url, "event_type": event_type, "is_active": True}
-        return Step(event_type, Action.CREATE, None, named | _settings(wanted, {}))
+        return Step(event_type, Action.CREATE, None, named | settings(wanted.authentication, {}))
     values = _corrections(wanted, hook)
     if not hook.is_active:
         return Step(event_type, Action.REACTIVATE, hook.hook_id, {"is_active": True} | values)
@@ -156,21 +156,20 @@ def _step(wanted: Wanted, event_type: str, hook: Hook | None) -> Step:
 
 def _corrections(wanted: Wanted, hook: Hook) -> dict[str, Any]:
     """The fields that are shown and wrong."""
-    settings = _settings(wanted, hook.settings)
-    return {name: value for name, value in settings.items() if hook.settings.get(name, value) != value}
+    right = settings(wanted.authentication, hook.settings)
+    return {name: value for name, value in right.items() if hook.settings.get(name, value) != value}
 
 
-def _settings(wanted: Wanted, shown: Mapping[str, Any]) -> dict[str, Any]:
+def settings(required: Authentication, shown: Mapping[str, Any]) -> dict[str, Any]:
     """The fields as they should be. What others put into headers and configuration stays, if it does no harm."""
-    required = wanted.authentication
-    settings: dict[str, Any] = {
+    right: dict[str, Any] = {
         "retry_countdown_config": dict(COUNTDOWN),
         "additional_headers": _headers(required, _mapping(shown.get("additional_headers"))),
         "config": _mapping(shown.get("config")) | _basic(required),
     }
     if required.secrets:
-        settings["secret_key"] = required.secrets[0]
-    return settings
+        right["secret_key"] = required.secrets[0]
+    return right
 
 
 def _headers(required: Authentication, shown: dict[str, Any]) -> dict[str, Any]:

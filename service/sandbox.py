@@ -442,8 +442,7 @@ class _Sender:
             sent.document = dict(sorted(sent.document.items(), key=lambda member: (len(member[0]), member[0])))
         body = sender.encode(sent.event_type, sent.event_uuid, sent.document)
         # As it is registered by now, also for a repetition (dj-whisperer 0.5.3, tasks.py).
-        headers = sender.headers(sent.event_type, body, hook["secret_key"], _additional_headers(hook))
-        answer = sender.post(hook["target_url"], body, headers)
+        answer = sender.post(hook["target_url"], body, headers(hook, sent.event_type, body))
         status = None if answer is None else answer.status
         if (status is None or status >= 400) and retries < _MOST_RETRIES:
             self.post(sent, hook, retries + 1, delay_s=2**retries)
@@ -607,6 +606,15 @@ def work(oms: StandInOms, package_id: int) -> None:
         oms.ship_by_hand(old.package_id)
 
 
+def headers(hook: Mapping[str, Any], event_type: str, body: bytes) -> dict[str, str]:
+    """What comes with a delivery of a webhook that is registered so."""
+    additional, basic = dict(hook["additional_headers"]), hook["config"].get("auth")
+    if basic:
+        pair = base64.b64encode(f"{basic['username']}:{basic['password']}".encode()).decode()
+        additional["Authorization"] = f"Basic {pair}"
+    return sender.headers(event_type, body, hook.get("secret_key"), additional)
+
+
 def environment(url: str, oms: StandInOms) -> dict[str, str]:
     """The variables that make a service work with this stand-in."""
     return {
@@ -630,14 +638,6 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("an object is asked for")
     return found
-
-
-def _additional_headers(hook: _Hook) -> dict[str, str]:
-    headers, basic = dict(hook["additional_headers"]), hook["config"].get("auth")
-    if basic:
-        pair = base64.b64encode(f"{basic['username']}:{basic['password']}".encode()).decode()
-        headers["Authorization"] = f"Basic {pair}"
-    return headers
 
 
 def _stamp(moment: datetime) -> str:
