@@ -165,8 +165,11 @@ def settings(required: Authentication, shown: Mapping[str, Any]) -> dict[str, An
     right: dict[str, Any] = {
         "retry_countdown_config": dict(COUNTDOWN),
         "additional_headers": _headers(required, _mapping(shown.get("additional_headers"))),
-        "config": _mapping(shown.get("config")) | _basic(required),
+        "config": _mapping(shown.get("config")),
     }
+    if required.basic is not None:
+        username, _, password = required.basic.partition(":")
+        right["config"]["auth"] = {"auth_type": "basic", "username": username, "password": password}
     if required.secrets:
         right["secret_key"] = required.secrets[0]
     return right
@@ -176,13 +179,6 @@ def _headers(required: Authentication, shown: dict[str, Any]) -> dict[str, Any]:
     ours = dict([required.header] if required.header else [])
     replaced = _THE_SENDERS_OWN | {name.lower() for name in ours}
     return {name: value for name, value in shown.items() if name.lower() not in replaced} | ours
-
-
-def _basic(required: Authentication) -> dict[str, Any]:
-    if required.basic is None:
-        return {}
-    username, _, password = required.basic.partition(":")
-    return {"auth": {"auth_type": "basic", "username": username, "password": password}}
 
 
 def _mapping(value: object) -> dict[str, Any]:
