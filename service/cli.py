@@ -153,7 +153,10 @@ def web() -> None:
     up.refuse_taken_port(config.port, "PORT", within_s=PORT_WAIT_S)
     # gunicorn has no handlers yet for a second: until its configuration lets them through, signals wait.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-    gunicorn = ["gunicorn", "--config", os.fspath(_gunicorn_config()), "--bind", f"0.0.0.0:{config.port}"]
+    # Beside the installed package, or in the checkout.
+    installed = Path(__file__).with_name("gunicorn.conf.py")
+    settings = installed if installed.exists() else Path(__file__).parents[1] / "deploy" / "gunicorn.conf.py"
+    gunicorn = ["gunicorn", "--config", os.fspath(settings), "--bind", f"0.0.0.0:{config.port}"]
     os.execv(sys.executable, [sys.executable, "-m", *gunicorn, "service.web:create_app()"])
 
 
@@ -611,12 +614,6 @@ def wait_until_migrated(database: Database, oms_base_url: str, within_s: float) 
             time.sleep(min(1.0, within_s))
         else:
             return
-
-
-def _gunicorn_config() -> Path:
-    """Beside the installed package, or in the checkout."""
-    installed = Path(__file__).with_name("gunicorn.conf.py")
-    return installed if installed.exists() else Path(__file__).parents[1] / "deploy" / "gunicorn.conf.py"
 
 
 def _listed(database: Database, state: str | None, reason: str | None) -> Iterator[sa.RowMapping]:

@@ -201,8 +201,7 @@ def _start(name: str, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
-        if process.poll() is None:
-            process.terminate()
+        process.terminate()
     deadline = time.monotonic() + _STOP_WITHIN_S
     for process in processes:
         try:
