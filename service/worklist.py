@@ -200,17 +200,16 @@ def found_by_number(transaction: Transaction, text: str, limit: int) -> list[sa.
 def recheck(transaction: Transaction, package_id: int, reason: str | None = None) -> bool:
     """An operator's word: look again with fresh budgets, held or not. False for a package never seen.
 
-    With `reason`, only while it stands there for that. One whose command is under way goes on standing there for that,
-    so that nobody can dismiss it meanwhile.
+    With `reason`, only while it stands there for that.
     """
     transaction.wake_workers()
-    stays = packages.c.state.in_([CaseState.SHIPPING, CaseState.SHIPPED, CaseState.ALREADY_SHIPPED])
+    closed = packages.c.state.in_([CaseState.SHIPPED, CaseState.ALREADY_SHIPPED])
     changed = (
         sa.update(packages)
         .where(packages.c.package_id == package_id)
         .values(
-            state=sa.case((stays, packages.c.state), else_=CaseState.WAITING),
-            reason=sa.case((stays, packages.c.reason), else_=None),
+            state=sa.case((closed, packages.c.state), else_=CaseState.WAITING),
+            reason=sa.case((closed, packages.c.reason), else_=None),
             held=False,
             refusals=0,
             looking_since=None,
@@ -218,7 +217,7 @@ def recheck(transaction: Transaction, package_id: int, reason: str | None = None
             failed_reads=0,
             command_not_before=None,
             # A person has seen that it is in Packed, whatever the dates say.
-            left_modified_at=sa.case((stays, packages.c.left_modified_at), else_=None),
+            left_modified_at=sa.case((closed, packages.c.left_modified_at), else_=None),
             modified_at=None,
             # Whoever works on it with the old budgets must not write them back.
             fence=packages.c.fence + 1,
@@ -238,13 +237,16 @@ def dismiss(transaction: Transaction, package_id: int, reason: str | None = None
     """An operator's word: leave this package alone for this episode. False where there is no open case.
 
     With `reason`, only while it stands there for that. A look that is due stays due: it commands nothing, and tells
-    what became of a command that was under way.
+    what became of an earlier command.
     """
     in_backlog = packages.c.reason == Reason.BACKLOG_TO_CONFIRM
+    is_open = attempts.c.package_id == packages.c.package_id, attempts.c.resolution.is_(None)
+    # Rechecked, and nobody has looked since: its command may be under way.
+    in_flight = sa.and_(packages.c.reason.is_(None), sa.exists().where(*is_open))
     changed = (
         sa.update(packages)
         .where(packages.c.package_id == package_id)
-        .where(packages.c.state.in_(DISMISSIBLE))
+        .where(packages.c.state.in_(DISMISSIBLE), ~in_flight)
         .values(
             state=CaseState.SKIPPED,
             reason=Reason.DISMISSED,

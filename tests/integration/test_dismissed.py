@@ -7,11 +7,10 @@ from datetime import timedelta
 
 from service import inbox, operator, worklist
 from service.delivery import Delivery
-from service.sandbox import Request
 from service.sweep import Sweeper
 from service.wire import StateValue
 from tests.integration.conftest import Floor, packed
-from tests.oms_faults import FaultyOms, Outcome, answers, applied_then, closes
+from tests.oms_faults import answers, applied_then, closes, meanwhile
 
 
 def look_on_delivery(floor: Floor, state: str) -> tuple[str, str | None]:
@@ -91,15 +90,22 @@ def test_a_dismissal_for_a_reason_leaves_alone_what_no_longer_has_it(floor_with:
 
 
 def test_no_package_is_said_to_be_dismissed_while_its_command_is_under_way(floor: Floor) -> None:
-    said: list[object] = []
+    done: list[bool] = []
 
-    def rechecked_and_dismissed(oms: FaultyOms, request: Request) -> Outcome:
-        assert operator.recheck(floor.store, 73).done
-        said.extend((operator.dismiss(floor.store, 73).done, floor.where(73)))
-        return oms.answer_well(request)
+    def act() -> None:
+        operator.recheck(floor.store, 73)
+        done.append(operator.dismiss(floor.store, 73).done)
 
-    floor.oms.script("command", rechecked_and_dismissed)
+    floor.oms.script("command", meanwhile(act))
     packed(floor)
     floor.look()
-    assert said == [False, ("shipping", "sending")]
-    assert (floor.run(73)["state"], floor.oms.commands_for(73)) == ("shipped", 1)
+    assert (done, floor.run(73)["state"], floor.oms.commands_for(73)) == ([False], "shipped", 1)
+
+
+def test_a_package_that_was_rechecked_during_a_command_that_did_nothing_can_be_dismissed(floor: Floor) -> None:
+    recheck = meanwhile(lambda: operator.recheck(floor.store, 73), answers(429))
+    floor.oms.script("command", recheck)
+    packed(floor)
+    floor.look()
+    assert operator.dismiss(floor.store, 73).done
+    assert (floor.run(73)["reason"], floor.oms.commands_for(73)) == ("dismissed", 1)
