@@ -200,16 +200,17 @@ def found_by_number(transaction: Transaction, text: str, limit: int) -> list[sa.
 def recheck(transaction: Transaction, package_id: int, reason: str | None = None) -> bool:
     """An operator's word: look again with fresh budgets, held or not. False for a package never seen.
 
-    With `reason`, only while it stands there for that.
+    With `reason`, only while it stands there for that. One whose command is under way goes on standing there for that,
+    so that nobody can dismiss it meanwhile.
     """
     transaction.wake_workers()
-    closed = packages.c.state.in_([CaseState.SHIPPED, CaseState.ALREADY_SHIPPED])
+    stays = packages.c.state.in_([CaseState.SHIPPING, CaseState.SHIPPED, CaseState.ALREADY_SHIPPED])
     changed = (
         sa.update(packages)
         .where(packages.c.package_id == package_id)
         .values(
-            state=sa.case((closed, packages.c.state), else_=CaseState.WAITING),
-            reason=sa.case((closed, packages.c.reason), else_=None),
+            state=sa.case((stays, packages.c.state), else_=CaseState.WAITING),
+            reason=sa.case((stays, packages.c.reason), else_=None),
             held=False,
             refusals=0,
             looking_since=None,
@@ -217,7 +218,7 @@ def recheck(transaction: Transaction, package_id: int, reason: str | None = None
             failed_reads=0,
             command_not_before=None,
             # A person has seen that it is in Packed, whatever the dates say.
-            left_modified_at=sa.case((closed, packages.c.left_modified_at), else_=None),
+            left_modified_at=sa.case((stays, packages.c.left_modified_at), else_=None),
             modified_at=None,
             # Whoever works on it with the old budgets must not write them back.
             fence=packages.c.fence + 1,
@@ -241,12 +242,12 @@ def dismiss(transaction: Transaction, package_id: int, reason: str | None = None
     """
     in_backlog = packages.c.reason == Reason.BACKLOG_TO_CONFIRM
     is_open = attempts.c.package_id == packages.c.package_id, attempts.c.resolution.is_(None)
-    # Rechecked, and nobody has looked since: its command may be under way.
-    in_flight = sa.and_(packages.c.reason.is_(None), sa.exists().where(*is_open))
+    # Rechecked during a command that did nothing, and nobody has looked since.
+    is_idle = sa.and_(packages.c.state == CaseState.SHIPPING, ~sa.exists().where(*is_open))
     changed = (
         sa.update(packages)
         .where(packages.c.package_id == package_id)
-        .where(packages.c.state.in_(DISMISSIBLE), ~in_flight)
+        .where(sa.or_(packages.c.state.in_(DISMISSIBLE), is_idle))
         .values(
             state=CaseState.SKIPPED,
             reason=Reason.DISMISSED,
